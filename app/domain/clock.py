@@ -1,0 +1,43 @@
+"""Time is an argument: everything that waits or stamps asks a `Clock`, so that tests can own time."""
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+US_PER_S = 1_000_000
+
+
+class Clock(Protocol):
+    """Instants for records, a monotonic reading for durations, and a way to wait."""
+
+    def now_us(self) -> int:
+        """Instant, in microseconds since the Unix epoch, UTC."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """A reading that never goes backwards, in seconds; only differences mean anything."""
+        ...
+
+    async def sleep(self, duration_s: float) -> None:
+        """Wait `duration_s` seconds."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock; `monotonic_s` is the running loop's, so that virtual time moves it too."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1_000
+
+    def monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, duration_s: float) -> None:
+        await asyncio.sleep(duration_s)
+
+
+def rfc3339(instant_us: int) -> str:
+    """An instant as RFC 3339 text in UTC, with microseconds."""
+    seconds, micros = divmod(instant_us, US_PER_S)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"

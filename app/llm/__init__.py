@@ -1,0 +1,1 @@
+"""Ask a model: route, reserve, attempt (with retries), settle. `caller` is the way in."""

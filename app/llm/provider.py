@@ -1,0 +1,104 @@
+"""The port to who sells models: what is asked, what comes back, and how it can fail."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from app.llm.usage import Usage
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """One question to a model, as it goes on the wire (facts: Messages API, POST /v1/messages).
+
+    `messages` is the transcript as plain JSON objects. It only ever grows: current models refuse a
+    conversation whose earlier turns changed.
+    """
+
+    model: str
+    max_tokens: int
+    messages: list[JsonObject]
+    system: str | None = None
+    tools: tuple[JsonObject, ...] = ()
+    stream: bool = False
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """A complete answer. `raw` is the message as JSON bytes, as received where it came in one piece."""
+
+    model: str
+    content: list[JsonObject]
+    stop_reason: str | None
+    usage: Usage | None
+    """Tokens by meter; None when the provider did not report usage that can be trusted."""
+    raw: bytes
+    request_id: str | None = None
+    stop_details: JsonObject | None = None
+
+
+class Phase(StrEnum):
+    """How far an attempt had come when it failed."""
+
+    CONNECT = "connect"
+    """The request never left: nothing can have been billed."""
+    RESPONSE = "response"
+    """The provider answered with an error status."""
+    LOST = "lost"
+    """The request left and no complete answer came back (timeout, cut connection, cut stream)."""
+    STREAM = "stream"
+    """The provider reported an error inside a stream that had begun with status 200."""
+
+
+class ModelFailure(Exception):  # noqa: N818  (a failure is a result of an attempt, not a bug)
+    """One attempt failed. Carries what the retry table and the ledger need; see `app.llm.retry`."""
+
+    def __init__(
+        self,
+        error_type: str,
+        message: str,
+        *,
+        phase: Phase,
+        status: int | None = None,
+        error_code: str | None = None,
+        api_shaped: bool = False,
+        retry_after_s: float | None = None,
+        should_retry: bool | None = None,
+        request_id: str | None = None,
+        usage_so_far: Usage | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+        """The provider's `error.type`, or ours: connection_error, timeout, answer_lost, malformed_answer."""
+        self.message = message
+        self.phase = phase
+        self.status = status
+        self.error_code = error_code
+        self.api_shaped = api_shaped
+        """The error body had the Messages API's own shape (a proxy's page does not)."""
+        self.retry_after_s = retry_after_s
+        self.should_retry = should_retry
+        """The `x-should-retry` header, when there was one."""
+        self.request_id = request_id
+        self.usage_so_far = usage_so_far
+        """What a cut stream's `message_start` had reported: its input tokens are real, its output is not."""
+
+
+class Provider(Protocol):
+    """Who sells models. One instance a process; safe to use from many tasks at once."""
+
+    async def ask(self, request: ModelRequest) -> ModelAnswer:
+        """Make exactly one attempt: no retries inside.
+
+        Raises:
+            ModelFailure: the attempt failed.
+            asyncio.CancelledError: the caller gave up; the connection is closed at once.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
