@@ -1,0 +1,1 @@
+"""Bursar runs Claude agents for other programs."""
