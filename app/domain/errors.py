@@ -1,0 +1,110 @@
+"""Every error the service raises on purpose.
+
+BursarError
+  + NotFound              no such task or session for this owner
+  + TaskFinished          asked to change a task that has ended
+  + QueueFull             the queue's bound is reached
+  + Stopping              the service takes no new work
+  + SubmissionRefused     a submission that can never run (unknown model, unknown tool, …)
+  + BudgetExhausted       spent money leaves less than a minimal call
+  + StaleLease            a write by a run that no longer holds its task
+  + StoreError
+      + StoreUnavailable  locked, unreachable or failing; may pass
+      + StoreFull         no space left
+      + StoreCorrupt      the file is not a healthy Bursar database
+      + StoreInUse        another process holds the data directory
+      + StoreTooNew       the schema is newer than this version of the program
+"""
+
+
+class BursarError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class NotFound(BursarError):  # noqa: N818
+    """No such task or session for this owner."""
+
+    def __init__(self, what: str, identifier: str) -> None:
+        super().__init__(f"There is no {what} {identifier!r}.")
+        self.what = what
+
+
+class TaskFinished(BursarError):  # noqa: N818
+    """Asked to change a task that has ended."""
+
+    def __init__(self, task_id: str, status: str, outcome: str) -> None:
+        super().__init__(f"Task {task_id} has already ended: {status} ({outcome}).")
+        self.task_id = task_id
+        self.status = status
+        self.outcome = outcome
+
+
+class QueueFull(BursarError):  # noqa: N818
+    """The queue's bound is reached."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The queue is full: {limit} tasks are waiting.")
+        self.limit = limit
+
+
+class Stopping(BursarError):  # noqa: N818
+    """The service is stopping and takes no new work."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is stopping and takes no new work.")
+
+
+class SubmissionRefused(BursarError):  # noqa: N818
+    """A submission that can never run. `field` names what to mend."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class BudgetExhausted(BursarError):  # noqa: N818
+    """Spent money on `scope` leaves less than the `needed_nano` of a minimal call."""
+
+    def __init__(
+        self,
+        *,
+        scope: str,
+        limit_nano: int,
+        spent_nano: int,
+        reserved_nano: int,
+        needed_nano: int,
+    ) -> None:
+        super().__init__(f"The budget of this {scope} cannot pay for another model call.")
+        self.scope = scope
+        self.limit_nano = limit_nano
+        self.spent_nano = spent_nano
+        self.reserved_nano = reserved_nano
+        self.needed_nano = needed_nano
+
+
+class StaleLease(BursarError):  # noqa: N818
+    """A write by a run that no longer holds its task: refused, and the run must stop."""
+
+
+class StoreError(BursarError):
+    """The store could not do what was asked."""
+
+
+class StoreUnavailable(StoreError):  # noqa: N818
+    """Locked, unreachable or failing; may pass."""
+
+
+class StoreFull(StoreError):  # noqa: N818
+    """No space left for the store."""
+
+
+class StoreCorrupt(StoreError):  # noqa: N818
+    """The file is not a healthy Bursar database."""
+
+
+class StoreInUse(StoreError):  # noqa: N818
+    """Another process holds the data directory."""
+
+
+class StoreTooNew(StoreError):  # noqa: N818
+    """The schema is newer than this version of the program."""

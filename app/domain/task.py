@@ -1,0 +1,125 @@
+"""A task: what a client submits, and how it can stand and end."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+LOCAL_OWNER = "local"
+"""The owner of every row while API keys are off."""
+
+
+class Complexity(StrEnum):
+    """How hard the client says a task is; each has a route of its own."""
+
+    SIMPLE = "simple"
+    MEDIUM = "medium"
+    COMPLEX = "complex"
+
+
+class TaskStatus(StrEnum):
+    """Where a task is: queued → running → (paused | cancelling) → succeeded | failed | cancelled."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Nothing leaves a terminal status."""
+        return self in _TERMINAL
+
+
+_TERMINAL = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED})
+
+
+class Outcome(StrEnum):
+    """Why a task ended. Set exactly when its status is terminal."""
+
+    ANSWERED = "answered"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    MAX_STEPS = "max_steps"
+    DEADLINE = "deadline"
+    REFUSED = "refused"
+    TRUNCATED = "truncated"
+    EMPTY_ANSWER = "empty_answer"
+    UPSTREAM_FAILED = "upstream_failed"
+    UPSTREAM_REJECTED = "upstream_rejected"
+    UPSTREAM_SPEND_CAP = "upstream_spend_cap"
+    CRASHED_REPEATEDLY = "crashed_repeatedly"
+    INTERNAL_ERROR = "internal_error"
+    CANCELLED = "cancelled"
+
+    @property
+    def status(self) -> TaskStatus:
+        """The terminal status that goes with this outcome."""
+        if self is Outcome.ANSWERED:
+            return TaskStatus.SUCCEEDED
+        if self is Outcome.CANCELLED:
+            return TaskStatus.CANCELLED
+        return TaskStatus.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What was submitted, with the service's defaults filled in. Never changes."""
+
+    text: str
+    complexity: Complexity
+    model: str
+    """The model that answers: the client's own choice, or its complexity's route."""
+    model_reason: str
+    """Why this model: `requested`, or `complexity:<name>`."""
+    max_steps: int
+    max_tokens: int
+    max_tokens_explicit: bool
+    """The client named `max_tokens` itself: it is never enlarged."""
+    deadline_s: float
+    budget_nano: int
+    system: str | None = None
+    tools: tuple[str, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskError:
+    """What went wrong, in plain words. `type` is stable, `message` is for people."""
+
+    type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """How a task ended."""
+
+    outcome: Outcome
+    result: str | None = None
+    partial: bool = False
+    """The result is what there was when the task failed, not an answer."""
+    error: TaskError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whom a journal entry is about, and which run writes it."""
+
+    task_id: str
+    session_id: str
+    owner: str = LOCAL_OWNER
+    run: int = 0
+    """0 when nobody runs the task: the API writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task taken from the queue: this run holds it until it is finished or given back."""
+
+    subject: Subject
+    spec: TaskSpec
+    priority: int
+    created_at_us: int
+    deadline_at_us: int
+    step_count: int

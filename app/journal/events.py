@@ -1,0 +1,250 @@
+"""The events: frozen facts in the past tense. A task's state and transcript follow from its events alone.
+
+Field names end in their unit. Each event says at which level it is logged; `data` fields become the log
+line, the stream's message and the journal row alike.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of every event."""
+
+    name: ClassVar[str]
+    level: ClassVar[int] = INFO
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAccepted(Event):
+    """The task is durable and waits its turn."""
+
+    name: ClassVar[str] = "task_accepted"
+    complexity: str
+    model: str
+    reason: str
+    """Why this model: the route taken."""
+    tools: tuple[str, ...]
+    budget_nano: int
+    session_budget_nano: int
+    max_steps: int
+    max_tokens: int
+    priority: int
+    input_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClaimed(Event):
+    """A worker took the task; a run begins."""
+
+    name: ClassVar[str] = "task_claimed"
+    worker: str
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequeued(Event):
+    """The run gave the task back: it goes on later from its last finished step."""
+
+    name: ClassVar[str] = "task_requeued"
+    reason: str
+    """`drain`, `retry_wait` or `budget_contention`; `restart` for what a dead process left."""
+    available_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted(Event):
+    """The worst case is reserved on every scope, and the request is about to leave."""
+
+    name: ClassVar[str] = "attempt_started"
+    step: int
+    attempt: int
+    model: str
+    max_tokens: int
+    prompt_bound_tokens: int
+    reserved_nano: int
+    price_row: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed(Event):
+    """The attempt brought no answer. `charged_nano` is what the ledger books for it."""
+
+    name: ClassVar[str] = "attempt_failed"
+    level: ClassVar[int] = WARNING
+    step: int
+    attempt: int
+    model: str
+    error_type: str
+    error_message: str
+    http_status: int | None
+    phase: str
+    decision: str
+    charged_nano: int
+    kind: str | None
+    task_spent_nano: int
+    duration_s: float
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryScheduled(Event):
+    """Another attempt follows after `wait_s`."""
+
+    name: ClassVar[str] = "retry_scheduled"
+    level: ClassVar[int] = WARNING
+    step: int
+    attempt: int
+    wait_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationWaited(Event):
+    """Other calls' reservations stood in the way; the call waits its turn."""
+
+    name: ClassVar[str] = "reservation_waited"
+    step: int
+    scope: str
+    needed_nano: int
+    free_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswered(Event):
+    """The answer is recorded and paid, in one transaction. Its bytes are the entry's body."""
+
+    name: ClassVar[str] = "model_answered"
+    step: int
+    attempt: int
+    model: str
+    stop_reason: str | None
+    move: str
+    """What follows: `finish`, `run_tools`, `continue`, `nudge` or `enlarge`."""
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
+    web_searches: int
+    cost_nano: int
+    kind: str
+    """`confirmed`, or `estimated` when the answer carried no usable usage."""
+    price_row: str
+    task_spent_nano: int
+    duration_s: float
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationExceeded(Event):
+    """The upstream reported more than was reserved: an alarm. The truth is booked, the task stops."""
+
+    name: ClassVar[str] = "reservation_exceeded"
+    level: ClassVar[int] = ERROR
+    step: int
+    attempt: int
+    model: str
+    reserved_nano: int
+    actual_nano: int
+    surplus_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptPresumed(Event):
+    """A crash or an interruption lost the answer of an attempt: its reservation counts as spent."""
+
+    name: ClassVar[str] = "attempt_presumed"
+    level: ClassVar[int] = WARNING
+    step: int
+    attempt: int
+    model: str
+    charged_nano: int
+    task_spent_nano: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolStarted(Event):
+    """The model asked for a tool; written before it runs, so that a crash cannot hide that it ran."""
+
+    name: ClassVar[str] = "tool_started"
+    step: int
+    call_id: str
+    tool: str
+    input_keys: tuple[str, ...]
+    input_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFinished(Event):
+    """The tool's outcome. What the model is told is the entry's body."""
+
+    name: ClassVar[str] = "tool_finished"
+    step: int
+    call_id: str
+    tool: str
+    outcome: str
+    is_error: bool
+    result_bytes: int
+    duration_s: float
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested(Event):
+    """Somebody asked to cancel; the worker has still to stop."""
+
+    name: ClassVar[str] = "cancel_requested"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFinished(Event):
+    """The task has ended; nothing follows."""
+
+    name: ClassVar[str] = "task_finished"
+    status: str
+    outcome: str
+    steps: int
+    cost_nano: int
+    partial: bool
+    result_bytes: int
+    duration_s: float
+    error_type: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBudgetSet(Event):
+    """The session's limit changed (or the session was made with it)."""
+
+    name: ClassVar[str] = "session_budget_set"
+    budget_nano: int
+    previous_nano: int | None
+
+
+EVENTS: dict[str, type[Event]] = {
+    event.name: event
+    for event in (
+        TaskAccepted,
+        TaskClaimed,
+        TaskRequeued,
+        AttemptStarted,
+        AttemptFailed,
+        RetryScheduled,
+        ReservationWaited,
+        ModelAnswered,
+        ReservationExceeded,
+        AttemptPresumed,
+        ToolStarted,
+        ToolFinished,
+        CancelRequested,
+        TaskFinished,
+        SessionBudgetSet,
+    )
+}
+"""Every event by its name. The set is closed: a name that is not here was written by a newer version."""

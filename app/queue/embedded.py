@@ -1,0 +1,134 @@
+"""The embedded queue: the task table, and an `asyncio` queue of what was claimed for free workers."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from app.domain.clock import US_PER_S, Clock
+from app.domain.errors import QueueFull, Stopping, StoreError
+from app.domain.task import Claim
+from app.journal.events import TaskAccepted, TaskClaimed, TaskFinished, TaskRequeued
+from app.journal.journal import Recorded
+from app.queue import verbs
+from app.store.port import Store
+
+CLAIM_LIMIT = 256
+"""Tasks claimed in one transaction, at most."""
+SWEEP_INTERVAL_S = 1.0
+"""How often deadlines of waiting tasks are looked at, and a store that failed is tried again."""
+
+
+class EmbeddedQueue:
+    """Hands out tasks in the order priority, age. Add `on_event` to the feed's views."""
+
+    def __init__(self, store: Store, clock: Clock, *, worker: str, limit: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._worker = worker
+        self._limit = limit
+        self._buffer: asyncio.Queue[Claim | None] = asyncio.Queue()
+        self._woken = asyncio.Event()
+        self._hungry = 0
+        self._accepting = 0
+        self._waiting: set[str] = set()
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def depth(self) -> int:
+        """Tasks that wait, those being accepted included."""
+        return len(self._waiting) + self._accepting
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        if self._stopping:
+            raise Stopping
+        if self.depth >= self._limit:
+            raise QueueFull(self._limit)
+        self._accepting += 1
+        try:
+            yield
+        finally:
+            self._accepting -= 1
+
+    def on_event(self, entry: Recorded) -> None:
+        """Keep count of who waits, and wake the dispatcher for who came."""
+        task_id = entry.subject.task_id
+        match entry.event:
+            case TaskAccepted():
+                self._waiting.add(task_id)
+                self._woken.set()
+            case TaskRequeued(available_at_us=available_at_us):
+                self._waiting.add(task_id)
+                self._wake_at(available_at_us)
+            case TaskClaimed():
+                self._waiting.discard(task_id)
+            case TaskFinished():
+                self._waiting.discard(task_id)
+            case _:
+                pass
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    async def next(self) -> Claim | None:
+        if self._stopping and self._buffer.empty():
+            return None
+        self._hungry += 1
+        self._woken.set()
+        try:
+            return await self._buffer.get()
+        finally:
+            self._hungry -= 1
+
+    async def start(self) -> None:
+        for row in await self._store.read(lambda tx: tx.all("waiting_tasks")):
+            self._waiting.add(row["id"])
+            self._wake_at(row["available_at_us"])
+        self._dispatcher = asyncio.create_task(self._dispatch(), name="queue-dispatch")
+
+    async def stop(self) -> None:
+        self._stopping = True
+        self._woken.set()
+        if self._dispatcher is not None:
+            await self._dispatcher
+        while not self._buffer.empty():  # claimed, not yet in a worker's hand: give it back
+            claim = self._buffer.get_nowait()
+            if claim is not None:
+                await self._give_back(claim)
+        for _ in range(self._hungry):
+            self._buffer.put_nowait(None)
+
+    async def _give_back(self, claim: Claim) -> None:
+        with suppress(StoreError):
+            await self._store.write(
+                lambda tx: verbs.give_back(tx, claim.subject, "drain", tx.now_us)
+            )
+
+    async def _dispatch(self) -> None:
+        """Claim as many tasks as workers are free; sleep until there is something to do."""
+        next_sweep_s = self._clock.monotonic_s()
+        while not self._stopping:
+            self._woken.clear()
+            free = min(self._hungry - self._buffer.qsize(), CLAIM_LIMIT)
+            try:
+                if free > 0 and self._waiting:
+                    claims = await self._store.write(
+                        lambda tx, n=free: verbs.claim(tx, self._worker, n)  # type: ignore[misc]
+                    )
+                    for claim in claims:
+                        self._buffer.put_nowait(claim)
+                if self._waiting and self._clock.monotonic_s() >= next_sweep_s:
+                    next_sweep_s = self._clock.monotonic_s() + SWEEP_INTERVAL_S
+                    await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT))
+            except StoreError:  # logged where it happened; try again, take nothing meanwhile
+                await self._clock.sleep(SWEEP_INTERVAL_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), SWEEP_INTERVAL_S)
+
+    def _wake_at(self, available_at_us: int) -> None:
+        delay_s = (available_at_us - self._clock.now_us()) / US_PER_S
+        if delay_s <= 0:
+            self._woken.set()
+        else:
+            asyncio.get_running_loop().call_later(delay_s, self._woken.set)

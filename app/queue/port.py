@@ -1,0 +1,35 @@
+"""The queue's port. Workers see claimed tasks and never know which adapter brought them."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from app.domain.task import Claim
+
+
+class Queue(Protocol):
+    """Tasks waiting, and the way to a worker's hand."""
+
+    def place(self) -> AbstractContextManager[None]:
+        """Hold a place while a task is being accepted.
+
+        Raises:
+            QueueFull: the queue's bound is reached.
+            Stopping: the service takes no new work.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Something may be claimable now: a task was accepted, given back, or its turn has come."""
+        ...
+
+    async def next(self) -> Claim | None:
+        """The next claimed task, for a worker that is free; None when the queue is stopping."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to hand out tasks."""
+        ...
+
+    async def stop(self) -> None:
+        """Hand out nothing more; free workers get None."""
+        ...

@@ -1,0 +1,174 @@
+"""The verbs that move a task: enqueue, claim, give back, finish, cancel. Each inside a transaction.
+
+    queued → running → (cancelling) → succeeded | failed | cancelled
+
+A task's row and the event that tells of its change are written together.
+"""
+
+import dataclasses
+
+import orjson
+
+from app.domain.errors import NotFound, StaleLease, TaskFinished
+from app.domain.task import (
+    Claim,
+    Complexity,
+    Conclusion,
+    Outcome,
+    Subject,
+    TaskError,
+    TaskSpec,
+    TaskStatus,
+)
+from app.journal.events import CancelRequested, TaskClaimed, TaskRequeued
+from app.journal.events import TaskFinished as Finished
+from app.journal.journal import append
+from app.store.port import Row, Tx
+
+_US_PER_S = 1_000_000
+
+
+def enqueue(tx: Tx, subject: Subject, spec: TaskSpec, priority: int) -> None:
+    """Put a new task in the queue. Its session and accounts exist already."""
+    tx.run(
+        "insert_task",
+        id=subject.task_id,
+        owner=subject.owner,
+        session_id=subject.session_id,
+        spec=orjson.dumps(spec).decode(),
+        priority=priority,
+        now_us=tx.now_us,
+        deadline_at_us=tx.now_us + int(spec.deadline_s * _US_PER_S),
+    )
+
+
+def claim(tx: Tx, worker: str, limit: int) -> list[Claim]:
+    """Take up to `limit` tasks that may start now, most urgent and oldest first."""
+    claims = []
+    for row in tx.all("claim_tasks", worker=worker, now_us=tx.now_us, limit=limit):
+        taken = claim_of(row)
+        waited_s = (tx.now_us - max(row["available_at_us"], row["created_at_us"])) / _US_PER_S
+        append(tx, taken.subject, TaskClaimed(worker=worker, waited_s=waited_s))
+        claims.append(taken)
+    claims.sort(key=lambda c: (c.priority, c.created_at_us, c.subject.task_id))
+    return claims
+
+
+def give_back(tx: Tx, subject: Subject, reason: str, available_at_us: int) -> bool:
+    """Return a running task to the queue, not to be claimed before `available_at_us`.
+
+    Returns:
+        False when the run no longer holds it, or somebody asked to cancel it.
+    """
+    changed = tx.run(
+        "requeue_task", id=subject.task_id, run=subject.run, available_at_us=available_at_us
+    )
+    if changed:
+        append(tx, subject, TaskRequeued(reason=reason, available_at_us=available_at_us))
+    return changed == 1
+
+
+def finish(tx: Tx, subject: Subject, conclusion: Conclusion, cost_nano: int) -> None:
+    """End a task. Terminal: nothing changes it any more.
+
+    Raises:
+        StaleLease: this run no longer holds the task, or it has ended already.
+    """
+    error = conclusion.error
+    status = conclusion.outcome.status
+    row = tx.one(
+        "finish_task",
+        id=subject.task_id,
+        run=subject.run,
+        status=status,
+        outcome=conclusion.outcome,
+        now_us=tx.now_us,
+        result_json=None if conclusion.result is None else orjson.dumps(conclusion.result).decode(),
+        result_partial=int(conclusion.partial),
+        error_json=None if error is None else orjson.dumps(error).decode(),
+    )
+    if row is None:
+        message = f"run {subject.run} no longer holds task {subject.task_id}"
+        raise StaleLease(message)
+    append(
+        tx,
+        subject,
+        Finished(
+            status=status,
+            outcome=conclusion.outcome,
+            steps=row["step_count"],
+            cost_nano=cost_nano,
+            partial=conclusion.partial,
+            result_bytes=len((conclusion.result or "").encode()),
+            duration_s=(tx.now_us - row["created_at_us"]) / _US_PER_S,
+            error_type=error.type if error else None,
+            error_message=error.message if error else None,
+        ),
+    )
+
+
+def cancel(tx: Tx, owner: str, task_id: str) -> TaskStatus:
+    """Cancel a waiting task at once; ask a running one to stop.
+
+    Returns:
+        `cancelled`, or `cancelling` until the worker confirms.
+
+    Raises:
+        NotFound: no such task of this owner.
+        TaskFinished: it has ended already.
+    """
+    row = tx.one("read_task", id=task_id, owner=owner)
+    if row is None:
+        raise NotFound("task", task_id)
+    status = TaskStatus(row["status"])
+    subject = Subject(task_id, row["session_id"], owner, row["run_count"])
+    if status.terminal:
+        raise TaskFinished(task_id, status, row["outcome"])
+    if status is TaskStatus.RUNNING:
+        tx.run("request_cancel", id=task_id, owner=owner)
+        append(tx, subject, CancelRequested())
+        return TaskStatus.CANCELLING
+    if status is TaskStatus.QUEUED:
+        append(tx, subject, CancelRequested())
+        finish(tx, subject, Conclusion(Outcome.CANCELLED), row["spent_nano"])
+        return TaskStatus.CANCELLED
+    return status
+
+
+def expire(tx: Tx, limit: int) -> int:
+    """End tasks whose deadline passed while they waited; returns how many."""
+    rows = tx.all("expired_tasks", now_us=tx.now_us, limit=limit)
+    for row in rows:
+        subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
+        account = tx.one("read_account", scope="task", id=row["id"])
+        spent = 0 if account is None else account["spent_nano"] + account["surplus_nano"]
+        finish(tx, subject, DEADLINE_PASSED, spent)
+    return len(rows)
+
+
+DEADLINE_PASSED = Conclusion(
+    Outcome.DEADLINE, error=TaskError("deadline", "The task's deadline passed before it ended.")
+)
+
+
+def claim_of(row: Row) -> Claim:
+    """A claim from a task's row."""
+    return Claim(
+        Subject(row["id"], row["session_id"], row["owner"], row["run_count"]),
+        spec_of(row["spec"]),
+        row["priority"],
+        row["created_at_us"],
+        row["deadline_at_us"],
+        row["step_count"],
+    )
+
+
+def spec_of(text: str) -> TaskSpec:
+    """The submission from its JSON; fields this version does not know are ignored."""
+    data = {k: v for k, v in orjson.loads(text).items() if k in _SPEC_FIELDS}
+    data["complexity"] = Complexity(data["complexity"])
+    data["tools"] = tuple(data["tools"])
+    return TaskSpec(**data)
+
+
+_SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(TaskSpec))

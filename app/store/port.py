@@ -1,0 +1,72 @@
+"""The store's port: operations run inside a transaction, as plain functions.
+
+An operation is `op(tx) -> value`: it cannot await, so nothing can come between what it reads and what it
+writes. What must happen together goes into one operation. Queries are named; their text is in `sql/`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Row(Protocol):
+    """One row, by column name."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+
+
+class Tx(Protocol):
+    """One operation's view of the database. Its writes are kept or undone as a whole."""
+
+    now_us: int
+    """The transaction's instant, in microseconds since the epoch."""
+
+    def one(self, query: str, **params: object) -> Row | None:
+        """The first row, or None."""
+        ...
+
+    def all(self, query: str, **params: object) -> Sequence[Row]:
+        """Every row."""
+        ...
+
+    def run(self, query: str, **params: object) -> int:
+        """How many rows the statement changed."""
+        ...
+
+    def after_commit(self, fact: object) -> None:
+        """Hand `fact` to the store's listener once this operation is durable; never before."""
+        ...
+
+
+Operation = Callable[[Tx], T]
+CommitListener = Callable[[list[Any]], None]
+"""Gets the facts of one commit, in order, on the event loop's thread."""
+
+
+class Store(Protocol):
+    """A durable store. Safe to use from any coroutine of its event loop."""
+
+    async def write(self, op: Operation[T]) -> T:
+        """Run `op` and return its value once it is durable.
+
+        A caller that is cancelled while waiting may find its write committed. Writes queued one after
+        the other are executed in that order.
+
+        Raises:
+            StoreUnavailable, StoreFull, StoreCorrupt: nothing of this operation was kept.
+            Exception: whatever `op` raised; nothing of it was kept.
+        """
+        ...
+
+    async def read(self, op: Operation[T]) -> T:
+        """Run `op` on a snapshot; it must not write.
+
+        Raises:
+            StoreUnavailable, StoreCorrupt: the store could not answer.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Finish what was asked for and close."""
+        ...

@@ -1,0 +1,86 @@
+-- name: open_account
+INSERT INTO accounts (scope, id, owner, limit_nano, ceiling_nano)
+VALUES (:scope, :id, :owner, :limit_nano, :limit_nano)
+ON CONFLICT (scope, id) DO NOTHING;
+
+-- name: set_limit
+-- A limit below what is spent and held is accepted: it blocks new calls. The ceiling then shrinks with them.
+UPDATE accounts SET limit_nano = :limit_nano,
+    ceiling_nano = CASE WHEN spent_nano + reserved_nano > :limit_nano
+                        THEN spent_nano + reserved_nano ELSE :limit_nano END
+WHERE scope = :scope AND id = :id;
+
+-- name: read_account
+SELECT scope, id, limit_nano, spent_nano, reserved_nano, surplus_nano
+FROM accounts WHERE scope = :scope AND id = :id;
+
+-- name: hold
+-- The guard: no row changes when the reservation would pass the limit. The schema's CHECK is the second line.
+UPDATE accounts SET reserved_nano = reserved_nano + :amount_nano
+WHERE scope = :scope AND id = :id
+  AND spent_nano + surplus_nano + reserved_nano + :amount_nano <= limit_nano;
+
+-- name: book
+-- Ends a reservation: what was held is freed, what was spent is booked, a surplus apart.
+UPDATE accounts SET reserved_nano = reserved_nano - :held_nano,
+    spent_nano = spent_nano + :spent_nano, surplus_nano = surplus_nano + :surplus_nano,
+    ceiling_nano = CASE WHEN spent_nano + :spent_nano + reserved_nano - :held_nano > limit_nano
+                        THEN spent_nano + :spent_nano + reserved_nano - :held_nano ELSE limit_nano END
+WHERE scope = :scope AND id = :id
+RETURNING spent_nano + surplus_nano AS spent_nano;
+
+-- name: add_line
+INSERT INTO ledger_lines (attempt_id, entry, kind, owner, session_id, task_id, run, step, attempt,
+    model, price_row, scopes, amount_nano, surplus_nano, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_5m_tokens, cache_write_1h_tokens, web_searches, at_us)
+VALUES (:attempt_id, :entry, :kind, :owner, :session_id, :task_id, :run, :step, :attempt,
+    :model, :price_row, :scopes, :amount_nano, :surplus_nano, :input_tokens, :output_tokens,
+    :cache_read_tokens, :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :at_us);
+
+-- name: open_reservation
+-- A reservation that nothing has ended yet.
+SELECT * FROM ledger_lines AS held
+WHERE attempt_id = :attempt_id AND entry = 'reservation' AND NOT EXISTS
+    (SELECT 1 FROM ledger_lines AS ended WHERE ended.attempt_id = held.attempt_id AND ended.entry <> 'reservation');
+
+-- name: open_reservations_of_task
+SELECT * FROM ledger_lines AS held
+WHERE task_id = :task_id AND entry = 'reservation' AND NOT EXISTS
+    (SELECT 1 FROM ledger_lines AS ended WHERE ended.attempt_id = held.attempt_id AND ended.entry <> 'reservation')
+ORDER BY step, attempt;
+
+-- name: usage_of_task
+SELECT COUNT(*) AS calls, COALESCE(SUM(amount_nano + surplus_nano), 0) AS spent_nano,
+    COALESCE(SUM(CASE WHEN kind = 'confirmed' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS confirmed_nano,
+    COALESCE(SUM(CASE WHEN kind = 'estimated' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS estimated_nano,
+    COALESCE(SUM(CASE WHEN kind = 'presumed' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS presumed_nano,
+    COALESCE(SUM(input_tokens), 0) AS input_tokens, COALESCE(SUM(output_tokens), 0) AS output_tokens,
+    COALESCE(SUM(cache_read_tokens), 0) AS cache_read_tokens,
+    COALESCE(SUM(cache_write_5m_tokens), 0) AS cache_write_5m_tokens,
+    COALESCE(SUM(cache_write_1h_tokens), 0) AS cache_write_1h_tokens
+FROM ledger_lines WHERE task_id = :task_id AND entry = 'settlement';
+
+-- name: usage_of_session
+-- One row per task and model: every other view of the session is a sum over these.
+SELECT task_id, model, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spent_nano,
+    SUM(CASE WHEN kind = 'confirmed' THEN amount_nano + surplus_nano ELSE 0 END) AS confirmed_nano,
+    SUM(CASE WHEN kind = 'estimated' THEN amount_nano + surplus_nano ELSE 0 END) AS estimated_nano,
+    SUM(CASE WHEN kind = 'presumed' THEN amount_nano + surplus_nano ELSE 0 END) AS presumed_nano,
+    SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
+    SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
+    SUM(cache_write_1h_tokens) AS cache_write_1h_tokens
+FROM ledger_lines WHERE owner = :owner AND session_id = :session_id AND entry = 'settlement'
+GROUP BY task_id, model ORDER BY MIN(at_us), task_id, model;
+
+-- name: balance_drift
+-- Accounts whose balance is not the sum of their lines: there must be none.
+SELECT a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano,
+    COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END), 0) AS lines_spent_nano,
+    COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0) AS lines_surplus_nano
+FROM accounts AS a LEFT JOIN ledger_lines AS l
+    ON (a.scope = 'task' AND l.task_id = a.id)
+    OR (a.scope = 'session' AND l.owner || '/' || l.session_id = a.id)
+    OR (a.scope = 'service')
+GROUP BY a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano
+HAVING a.spent_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END), 0)
+    OR a.surplus_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0);

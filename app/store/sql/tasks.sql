@@ -1,0 +1,91 @@
+-- name: open_session
+INSERT INTO sessions (owner, id, created_at_us) VALUES (:owner, :id, :now_us)
+ON CONFLICT (owner, id) DO NOTHING;
+
+-- name: read_session
+SELECT s.id, s.created_at_us, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano,
+    (SELECT COUNT(*) FROM tasks AS t WHERE t.owner = s.owner AND t.session_id = s.id) AS task_count
+FROM sessions AS s JOIN accounts AS a ON a.scope = 'session' AND a.id = s.owner || '/' || s.id
+WHERE s.owner = :owner AND s.id = :id;
+
+-- name: insert_task
+INSERT INTO tasks (id, owner, session_id, status, spec, priority, created_at_us, available_at_us, deadline_at_us)
+VALUES (:id, :owner, :session_id, 'queued', :spec, :priority, :now_us, :now_us, :deadline_at_us);
+
+-- name: read_task
+SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
+FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
+WHERE t.id = :id AND t.owner = :owner;
+
+-- name: list_tasks
+-- Newest first, strictly before (before_us, before_id). One query per filter, so that each has its index.
+SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
+FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
+WHERE t.owner = :owner
+  AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
+ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
+
+-- name: list_tasks_by_status
+SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
+FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
+WHERE t.owner = :owner AND t.status = :status
+  AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
+ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
+
+-- name: list_tasks_by_session
+SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
+FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
+WHERE t.owner = :owner AND t.session_id = :session_id
+  AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
+ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
+
+-- name: list_tasks_by_session_and_status
+SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
+FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
+WHERE t.owner = :owner AND t.session_id = :session_id AND t.status = :status
+  AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
+ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
+
+-- name: claim_tasks
+-- Most urgent first, then oldest. The run count is the fencing token: it only grows.
+UPDATE tasks SET status = 'running', lease_owner = :worker, run_count = run_count + 1,
+    started_at_us = COALESCE(started_at_us, :now_us)
+WHERE id IN (
+    SELECT id FROM tasks WHERE status = 'queued' AND available_at_us <= :now_us
+    ORDER BY priority, created_at_us, id LIMIT :limit)
+RETURNING *;
+
+-- name: requeue_task
+UPDATE tasks SET status = 'queued', lease_owner = NULL, available_at_us = :available_at_us
+WHERE id = :id AND run_count = :run AND status = 'running';
+
+-- name: make_available
+UPDATE tasks SET available_at_us = :now_us WHERE id = :id AND status = 'queued' AND available_at_us > :now_us;
+
+-- name: record_step
+UPDATE tasks SET step_count = :step WHERE id = :id AND run_count = :run AND status IN ('running', 'cancelling');
+
+-- name: finish_task
+UPDATE tasks SET status = :status, outcome = :outcome, finished_at_us = :now_us, lease_owner = NULL,
+    result_json = :result_json, result_partial = :result_partial, error_json = :error_json
+WHERE id = :id AND run_count = :run AND status IN ('queued', 'running', 'cancelling')
+RETURNING step_count, created_at_us;
+
+-- name: request_cancel
+UPDATE tasks SET status = 'cancelling' WHERE id = :id AND owner = :owner AND status = 'running';
+
+-- name: held_tasks
+-- What a dead process left: in the embedded store nobody else can hold a task.
+SELECT id, owner, session_id, status, run_count FROM tasks
+WHERE lease_owner IS NOT NULL AND lease_owner <> :worker ORDER BY created_at_us, id;
+
+-- name: expired_tasks
+SELECT id, owner, session_id, run_count FROM tasks
+WHERE status = 'queued' AND deadline_at_us <= :now_us LIMIT :limit;
+
+-- name: queue_state
+SELECT priority, COUNT(*) AS depth, MIN(created_at_us) AS oldest_at_us FROM tasks
+WHERE status = 'queued' GROUP BY priority;
+
+-- name: waiting_tasks
+SELECT id, available_at_us FROM tasks WHERE status = 'queued';

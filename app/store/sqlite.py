@@ -1,0 +1,181 @@
+"""The embedded store: one writer with group commit, readers apart, each on threads of their own.
+
+While one batch of operations is being committed, the next one gathers: the busier the service, the more
+operations share one write to disk. The loop's default thread pool is never used, so that a tool that
+hangs cannot stop a commit.
+"""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from app.domain.clock import Clock
+from app.domain.errors import StoreUnavailable
+from app.store.port import CommitListener, Operation, Row, T
+from app.store.queries import load_queries
+from app.store.sqlite_file import DATABASE_NAME, connect, lock_directory, migrate, store_error
+
+BATCH_LIMIT = 512
+"""Operations in one commit, at most."""
+READER_THREADS = 2
+
+_Pending = tuple[Operation[Any], asyncio.Future[Any]]
+_Result = tuple[Any, BaseException | None]
+
+
+class SqliteTx:
+    """One operation on one connection."""
+
+    __slots__ = ("_connection", "_queries", "facts", "now_us")
+
+    def __init__(
+        self, connection: sqlite3.Connection, queries: dict[str, str], now_us: int
+    ) -> None:
+        self._connection = connection
+        self._queries = queries
+        self.now_us = now_us
+        self.facts: list[object] = []
+
+    def one(self, query: str, **params: object) -> Row | None:
+        row: Row | None = self._connection.execute(self._queries[query], params).fetchone()
+        return row
+
+    def all(self, query: str, **params: object) -> Sequence[Row]:
+        return self._connection.execute(self._queries[query], params).fetchall()
+
+    def run(self, query: str, **params: object) -> int:
+        return self._connection.execute(self._queries[query], params).rowcount
+
+    def after_commit(self, fact: object) -> None:
+        self.facts.append(fact)
+
+
+class SqliteStore:
+    """Opens (or makes) the database in `folder`; its `listener` hears of each commit's facts.
+
+    Raises:
+        StoreError: the folder is in use or unwritable, the file damaged or newer than this version.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self._path = folder / DATABASE_NAME
+        self._clock = clock
+        self._queries = load_queries()
+        self._lock = lock_directory(folder)
+        try:
+            self._connection = connect(self._path)
+            migrate(self._connection, self._path, clock.now_us())
+        except BaseException:
+            self._lock.close()
+            raise
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
+        self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
+        self._local = threading.local()
+        self._reader_connections: list[sqlite3.Connection] = []
+        self._pending: list[_Pending] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._closed = False
+        self.listener: CommitListener = lambda _facts: None
+
+    async def write(self, op: Operation[T]) -> T:
+        if self._closed:
+            message = "The store is closed."
+            raise StoreUnavailable(message)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._pending.append((op, future))
+        if self._flusher is None:
+            self._flusher = asyncio.create_task(self._flush(), name="store-flush")
+        return await future
+
+    async def read(self, op: Operation[T]) -> T:
+        if self._closed:
+            message = "The store is closed."
+            raise StoreUnavailable(message)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, op)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._flusher is not None:
+            await self._flusher
+        self._writer.shutdown()
+        self._readers.shutdown()
+        for connection in (*self._reader_connections, self._connection):
+            connection.close()
+        self._lock.close()
+
+    async def _flush(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._pending:
+            batch, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
+            operations = [op for op, _ in batch]
+            results, facts = await loop.run_in_executor(self._writer, self._commit, operations)
+            if facts:
+                self.listener(facts)
+            for (_, future), (value, error) in zip(batch, results, strict=True):
+                if future.done():  # its caller was cancelled meanwhile
+                    continue
+                if error is None:
+                    future.set_result(value)
+                else:
+                    future.set_exception(error)
+        self._flusher = None
+
+    def _commit(self, operations: list[Operation[Any]]) -> tuple[list[_Result], list[object]]:
+        """One transaction for all of `operations`, each undone alone when it raises. Writer thread."""
+        connection, facts, results = self._connection, list[object](), list[_Result]()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            now_us = self._clock.now_us()
+            for op in operations:
+                results.append(
+                    self._run_one(op, SqliteTx(connection, self._queries, now_us), facts)
+                )
+            connection.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001  (every caller must hear of it)
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            cause = store_error(error, self._path) if isinstance(error, sqlite3.Error) else error
+            return [(None, cause)] * len(operations), []
+        return results, facts
+
+    def _run_one(self, op: Operation[Any], tx: SqliteTx, facts: list[object]) -> _Result:
+        connection = self._connection
+        connection.execute("SAVEPOINT operation")
+        try:
+            value = op(tx)
+        except sqlite3.IntegrityError as error:
+            undo(connection)
+            return None, error
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # noqa: BLE001  (it belongs to this operation's caller)
+            undo(connection)
+            return None, error
+        connection.execute("RELEASE operation")
+        facts.extend(tx.facts)
+        return value, None
+
+    def _read(self, op: Operation[T]) -> T:
+        connection = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = connect(self._path, read_only=True)
+            self._reader_connections.append(connection)
+        try:
+            connection.execute("BEGIN")
+            try:
+                return op(SqliteTx(connection, self._queries, self._clock.now_us()))
+            finally:
+                connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+
+
+def undo(connection: sqlite3.Connection) -> None:
+    """Undo the operation that just raised, and only that."""
+    connection.execute("ROLLBACK TO operation")
+    connection.execute("RELEASE operation")

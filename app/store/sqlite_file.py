@@ -1,0 +1,142 @@
+"""The embedded database's file: its directory's lock, its connections, its schema, its errors."""
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import IO
+
+from app.domain.errors import (
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreInUse,
+    StoreTooNew,
+    StoreUnavailable,
+)
+from app.store.queries import load_migrations
+
+DATABASE_NAME = "bursar.db"
+BUSY_TIMEOUT_S = 5.0
+"""How long a statement waits for somebody else's lock (a backup tool, say)."""
+_CACHED_STATEMENTS = 256
+_NOT_HEALTHY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def lock_directory(folder: Path) -> IO[str]:
+    """Hold `folder` for this process until the returned file is closed (a crash closes it too).
+
+    Raises:
+        StoreInUse: another process holds it.
+        StoreUnavailable: the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "bursar.lock").open("a+", encoding="ascii")
+    except OSError as error:
+        message = f"The data directory {folder} cannot be used: {error.strerror or error}."
+        raise StoreUnavailable(message) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.seek(0)
+        holder = lock.read(20).strip() or "unknown"
+        lock.close()
+        message = f"The data directory {folder} is in use by another process (pid {holder})."
+        raise StoreInUse(message) from error
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    return lock
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in WAL mode where a commit returns after the data is on disk.
+
+    Raises:
+        StoreError: the file cannot be opened or is not a database.
+    """
+    try:
+        connection = sqlite3.connect(
+            path,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=_CACHED_STATEMENTS,
+        )
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        if read_only:
+            connection.execute("PRAGMA query_only=ON")
+    except sqlite3.Error as error:
+        raise store_error(error, path) from error
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
+    """Bring the schema up to this version: each migration in a transaction of its own.
+
+    Raises:
+        StoreTooNew: the file was written by a newer version.
+        StoreError: the file is damaged or cannot be written.
+    """
+    try:
+        _check(connection, path)
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations ("
+            "version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at_us BIGINT NOT NULL)"
+        )
+        row = connection.execute("SELECT MAX(version) AS version FROM schema_migrations").fetchone()
+        current = row["version"] or 0
+        migrations = load_migrations()
+        if current > len(migrations):
+            message = (
+                f"{path} has schema version {current}; this version of Bursar knows {len(migrations)}."
+                " Start a newer version, or restore an older backup."
+            )
+            raise StoreTooNew(message)
+        for version, name, script in migrations[current:]:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in statements_of(script):
+                connection.execute(statement)
+            connection.execute(
+                "INSERT INTO schema_migrations (version, name, applied_at_us) VALUES (?, ?, ?)",
+                (version, name, now_us),
+            )
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise store_error(error, path) from error
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a damaged file at the start rather than in the middle of somebody's task."""
+    verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        message = f"{path} is damaged ({verdict}). Restore a backup, or move it away to start anew."
+        raise StoreCorrupt(message)
+
+
+def statements_of(script: str) -> list[str]:
+    """A script's statements one by one (`executescript` would commit between them)."""
+    found, current = [], ""
+    for line in script.splitlines():
+        current += line + "\n"
+        if sqlite3.complete_statement(current):
+            found.append(current.strip())
+            current = ""
+    return found
+
+
+def store_error(error: sqlite3.Error, path: Path) -> StoreError:
+    """SQLite's errors in the service's words."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return StoreFull(f"No space left for {path}.")
+    if code in _NOT_HEALTHY:
+        message = f"{path} is not a healthy database ({error})."
+        return StoreCorrupt(f"{message} Restore a backup, or move it away to start anew.")
+    return StoreUnavailable(f"{path} cannot be used right now ({error}).")
