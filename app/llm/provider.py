@@ -24,6 +24,8 @@ class ModelRequest:
     tools: tuple[JsonObject, ...] = ()
     stream: bool = False
     timeout_s: float = 600.0
+    reference: str | None = None
+    """Our name for this attempt; sent along, so that both sides' records can be matched."""
 
 
 @dataclass(frozen=True, slots=True)

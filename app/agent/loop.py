@@ -1,0 +1,251 @@
+"""The agent loop: ask the model, run its tools, ask again, until a verdict ends the task."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.agent.transcript import INTERRUPTED, Transcript
+from app.agent.verdict import TOOL_CALLS_LIMIT, Finish, RunTools, Verdict, judge
+from app.budget.ledger import Scope, Settled
+from app.domain.clock import US_PER_S, Clock
+from app.domain.errors import BudgetExhausted
+from app.domain.money import format_usd
+from app.domain.task import Claim, Conclusion, Outcome, TaskError
+from app.journal.events import ToolFinished, ToolStarted
+from app.journal.journal import append, fence
+from app.llm.answers import ToolUse, to_json
+from app.llm.call import Call, CallFailed, Parked
+from app.llm.caller import Caller
+from app.llm.models import facts_of
+from app.llm.provider import ModelAnswer
+from app.store.persist import persist
+from app.store.port import Store, Tx
+from app.tools.port import ToolOutcome, ToolResult
+from app.tools.registry import ToolRegistry
+from app.tools.run import ToolLimits, run_tool
+
+Conclude = Callable[[Tx, Conclusion, int], None]
+"""Ends the task with what it cost (nano-dollars), in the caller's transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed task, ready to be worked on."""
+
+    claim: Claim
+    transcript: Transcript
+    scopes: tuple[Scope, ...]
+    conclude: Conclude
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The verdict as the move that the caller writes together with the answer."""
+
+    verdict: Verdict
+    job: Job
+    step: int
+
+    @property
+    def name(self) -> str:
+        return self.verdict.name
+
+    def write(self, tx: Tx, settled: Settled) -> None:
+        match self.verdict:
+            case Finish(conclusion=conclusion):
+                self.job.conclude(tx, conclusion, settled.task_spent_nano)
+            case _ if settled.surplus_nano:
+                self.job.conclude(tx, OVERCHARGED, settled.task_spent_nano)
+            case RunTools(uses=uses):
+                for use in uses:
+                    append(tx, self.job.claim.subject, _started(use, self.step))
+            case _:
+                pass
+
+
+OVERCHARGED = Conclusion(
+    Outcome.UPSTREAM_FAILED,
+    error=TaskError(
+        "reservation_exceeded", "The upstream reported more usage than it can have had."
+    ),
+)
+
+
+class AgentLoop:
+    """One a process; `run` is safe for many tasks at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        caller: Caller,
+        tools: ToolRegistry,
+        clock: Clock,
+        *,
+        tool_limits: ToolLimits,
+        stream_above_tokens: int,
+    ) -> None:
+        self._store = store
+        self._caller = caller
+        self._tools = tools
+        self._clock = clock
+        self._tool_limits = tool_limits
+        self._stream_above_tokens = stream_above_tokens
+        self.draining = False
+        """Set when the service stops: runs are handed back at their next step."""
+
+    async def run(self, job: Job) -> Conclusion | None:
+        """Work on the task until it ends.
+
+        Returns:
+            None when its end is recorded already, with its last answer; else the end that the caller must
+            record.
+
+        Raises:
+            Parked: the task must be given back until the time it says.
+            StaleLease: another run holds the task by now.
+            StoreError: nothing can be written; the task must be given back.
+        """
+        definitions = self._tools.definitions(job.claim.spec.tools)
+        while True:
+            await self._answer_tools(job)
+            if self.draining:
+                raise Parked("drain", self._clock.now_us())
+            if job.transcript.step >= job.claim.spec.max_steps:
+                return _out_of_steps(job)
+            try:
+                move, settled = await self._step(job, definitions)
+            except BudgetExhausted as error:
+                return _exhausted(job, error)
+            except CallFailed as error:
+                return _call_failed(job, error)
+            if isinstance(move.verdict, Finish) or settled.surplus_nano:
+                return None
+
+    async def _step(
+        self, job: Job, definitions: tuple[dict[str, object], ...]
+    ) -> tuple[_Recorded, Settled]:
+        transcript, claim = job.transcript, job.claim
+        request = transcript.request(definitions, stream_above=self._stream_above_tokens)
+        step = transcript.step + 1
+        call = Call(
+            subject=claim.subject,
+            step=step,
+            request=request,
+            scopes=job.scopes,
+            prompt_tokens=transcript.prompt_tokens(request),
+            min_tokens=facts_of(request.model).min_output_tokens,
+            deadline_at_us=claim.deadline_at_us,
+            attempts_made=transcript.attempts_made,
+            first_attempt_at_us=transcript.first_attempt_at_us,
+        )
+
+        def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
+            return _Recorded(judge(answer, transcript, asked_tokens), job, step)
+
+        answer, move, settled = await self._caller.ask(call, decide)
+        transcript.answered(answer, move.name)
+        return move, settled
+
+    async def _answer_tools(self, job: Job) -> None:
+        """Run the pending tool calls side by side; all of them are answered in one message."""
+        pending = job.transcript.pending
+        if not pending:
+            return
+        resumed = job.transcript.started
+        results = await asyncio.gather(
+            *(
+                self._answer_tool(job, use, position, known=use.id in resumed)
+                for position, use in enumerate(pending)
+            )
+        )
+        for use, result in zip(pending, results, strict=True):
+            job.transcript.tool_answered(use.id, result.content, is_error=result.is_error)
+
+    async def _answer_tool(
+        self, job: Job, use: ToolUse, position: int, *, known: bool
+    ) -> ToolResult:
+        result = await self._run_tool(job, use, position, known=known)
+        subject, event = job.claim.subject, _finished(use, job.transcript.step, result)
+
+        def op(tx: Tx) -> None:
+            fence(tx, subject)
+            append(tx, subject, event, result.content.encode())
+
+        await persist(self._store, self._clock, op)
+        return result
+
+    async def _run_tool(self, job: Job, use: ToolUse, position: int, *, known: bool) -> ToolResult:
+        tool = self._tools.find(use.name)
+        if known and not (tool is not None and tool.idempotent):
+            return _failed("interrupted", INTERRUPTED)
+        if use.malformed:
+            return _failed("invalid_arguments", "The call could not be read; it did not run.")
+        if position >= TOOL_CALLS_LIMIT:
+            text = f"Not run: at most {TOOL_CALLS_LIMIT} tool calls in one turn."
+            return _failed("too_many_calls", text)
+        left_s = (job.claim.deadline_at_us - self._clock.now_us()) / US_PER_S
+        limit_s = max(min(self._tool_limits.timeout_limit_s, left_s), 0.001)
+        return await run_tool(
+            self._tools,
+            name=use.name,
+            arguments=use.input,
+            allowed=job.claim.spec.tools,
+            limits=ToolLimits(
+                result_limit_bytes=self._tool_limits.result_limit_bytes, timeout_limit_s=limit_s
+            ),
+            clock=self._clock,
+        )
+
+
+def _started(use: ToolUse, step: int) -> ToolStarted:
+    return ToolStarted(
+        step=step,
+        call_id=use.id,
+        tool=use.name,
+        input_keys=tuple(sorted(use.input)),
+        input_bytes=len(to_json(use.input)),
+    )
+
+
+def _finished(use: ToolUse, step: int, result: ToolResult) -> ToolFinished:
+    return ToolFinished(
+        step=step,
+        call_id=use.id,
+        tool=use.name,
+        outcome=result.outcome,
+        is_error=result.is_error,
+        result_bytes=result.original_bytes,
+        duration_s=result.duration_s,
+        error_type=result.error_type,
+        error_message=result.error_message,
+    )
+
+
+def _failed(error_type: str, text: str) -> ToolResult:
+    return ToolResult(
+        outcome=ToolOutcome.ERROR, content=text, error_type=error_type, error_message=text
+    )
+
+
+def _out_of_steps(job: Job) -> Conclusion:
+    message = f"The task used all of its {job.claim.spec.max_steps} steps."
+    return _with_partial(job, Outcome.MAX_STEPS, TaskError("max_steps", message))
+
+
+def _exhausted(job: Job, error: BudgetExhausted) -> Conclusion:
+    message = (
+        f"The {error.scope}'s budget of {format_usd(error.limit_nano)} USD is spent but for "
+        f"{format_usd(max(error.limit_nano - error.spent_nano, 0))} USD; the smallest useful call may cost "
+        f"{format_usd(error.needed_nano)} USD. No call was made."
+    )
+    return _with_partial(job, Outcome.BUDGET_EXHAUSTED, TaskError("budget_exhausted", message))
+
+
+def _call_failed(job: Job, error: CallFailed) -> Conclusion:
+    failure = error.failure
+    return _with_partial(job, error.outcome, TaskError(failure.error_type, failure.message))
+
+
+def _with_partial(job: Job, outcome: Outcome, error: TaskError) -> Conclusion:
+    text = job.transcript.last_text or None
+    return Conclusion(outcome, text, partial=text is not None, error=error)

@@ -1,0 +1,146 @@
+"""What the model sees of a task: messages that only ever grow, and where the loop stands in them.
+
+The transcript is a pure function of the task's events: `rebuild` makes from the journal, byte for byte, what
+the loop had before a crash.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from app.domain.task import TaskSpec
+from app.journal.events import AttemptStarted, ModelAnswered, ToolFinished, ToolStarted
+from app.journal.journal import Recorded
+from app.llm.answers import ToolUse, parse_answer, text_of, tool_uses
+from app.llm.bound import UnboundedContent, grown_bound, prompt_bound
+from app.llm.models import facts_of
+from app.llm.provider import JsonObject, ModelAnswer, ModelRequest
+
+NUDGE = "You ended your turn without an answer. Please answer now, in text."
+INTERRUPTED = (
+    "This call was interrupted by a restart of the service; whether it took effect is unknown. Do not assume "
+    "either. If it matters, check before you call the tool again."
+)
+
+
+@dataclass(slots=True)
+class Transcript:
+    """The conversation so far, and the counters that bound it."""
+
+    spec: TaskSpec
+    max_tokens: int
+    """The output asked for next; grows once when an answer was cut off."""
+    messages: list[JsonObject]
+    step: int = 0
+    """Answers so far, those that were discarded included."""
+    nudged: bool = False
+    enlarged: bool = False
+    continuations: int = 0
+    last_text: str = ""
+    """The latest text of the model: the partial result if the task fails."""
+    pending: list[ToolUse] = field(default_factory=list)
+    """Tool calls of the latest answer that have no result yet."""
+    attempts_made: int = 0
+    """Attempts of the step in progress, by earlier runs."""
+    first_attempt_at_us: int | None = None
+    started: set[str] = field(default_factory=set)
+    """Tool calls the journal knows to have begun."""
+    _results: list[JsonObject] = field(default_factory=list)
+    _order: list[str] = field(default_factory=list)
+    _reported: tuple[int, int] | None = None
+    """Prompt and output tokens of the latest answer, as reported."""
+    _new_blocks: list[JsonObject] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, spec: TaskSpec) -> "Transcript":
+        """A task that has not asked anything yet."""
+        return cls(spec, spec.max_tokens, [{"role": "user", "content": spec.text}])
+
+    def answered(self, answer: ModelAnswer, move: str) -> None:
+        """Take the answer in: what is kept of it follows from the move that was decided on."""
+        self.step += 1
+        self.attempts_made, self.first_attempt_at_us = 0, None
+        self.last_text = text_of(answer) or self.last_text
+        self._new_blocks = []
+        self._reported = None
+        if answer.usage is not None:
+            parts = [tokens for _, tokens in answer.usage.parts]
+            self._reported = (sum(t.prompt for t in parts), sum(t.output for t in parts))
+        match move:
+            case "run_tools":
+                self.messages.append({"role": "assistant", "content": answer.content})
+                self.pending = tool_uses(answer)
+                self._order = [use.id for use in self.pending]
+            case "continue":
+                self.messages.append({"role": "assistant", "content": answer.content})
+                self.continuations += 1
+            case "nudge":
+                self._add_user([{"type": "text", "text": NUDGE}])
+                self.nudged = True
+            case "enlarge":
+                self.max_tokens = enlarged_max_tokens(self.spec, self.max_tokens)
+                self.enlarged = True
+            case _:  # `finish`: nothing is asked any more
+                pass
+
+    def tool_answered(self, call_id: str, content: str, *, is_error: bool) -> None:
+        """Take a tool's result in; once all are there, they go out in one user message."""
+        block: JsonObject = {"type": "tool_result", "tool_use_id": call_id, "content": content}
+        if is_error:
+            block["is_error"] = True
+        self._results.append(block)
+        self.pending = [use for use in self.pending if use.id != call_id]
+        if not self.pending:
+            self._results.sort(key=lambda result: self._order.index(result["tool_use_id"]))
+            self._add_user(self._results)
+            self._results, self.started = [], set()
+
+    def request(self, tools: tuple[JsonObject, ...], *, stream_above: int) -> ModelRequest:
+        """The next question. Above `stream_above` tokens of output it is streamed."""
+        return ModelRequest(
+            model=self.spec.model,
+            max_tokens=self.max_tokens,
+            messages=self.messages,
+            system=self.spec.system,
+            tools=tools,
+            stream=self.max_tokens > stream_above,
+        )
+
+    def prompt_tokens(self, request: ModelRequest) -> int:
+        """Proved upper bound of the next prompt."""
+        facts = facts_of(self.spec.model)
+        try:
+            if self._reported is not None:
+                return grown_bound(*self._reported, self._new_blocks, facts)
+            return prompt_bound(request, facts)
+        except UnboundedContent:
+            return facts.context_window_tokens
+
+    def _add_user(self, blocks: list[JsonObject]) -> None:
+        self.messages.append({"role": "user", "content": blocks})
+        self._new_blocks = self._new_blocks + blocks
+
+
+def enlarged_max_tokens(spec: TaskSpec, max_tokens: int) -> int:
+    """Twice the output, as far as the model can give."""
+    return min(max_tokens * 2, facts_of(spec.model).max_output_tokens)
+
+
+def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
+    """The transcript as the events tell it. Pure; the same events give the same bytes."""
+    transcript = Transcript.begin(spec)
+    for entry in entries:
+        match entry.event:
+            case AttemptStarted():
+                transcript.attempts_made += 1
+                if transcript.first_attempt_at_us is None:
+                    transcript.first_attempt_at_us = entry.at_us
+            case ModelAnswered(move=move, request_id=request_id):
+                transcript.answered(parse_answer(entry.body or b"", request_id), move)
+            case ToolStarted(call_id=call_id):
+                transcript.started.add(call_id)
+            case ToolFinished(call_id=call_id, is_error=is_error):
+                content = (entry.body or b"").decode()
+                transcript.tool_answered(call_id, content, is_error=is_error)
+            case _:
+                pass
+    return transcript

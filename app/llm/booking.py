@@ -1,0 +1,141 @@
+"""What an attempt's end writes: the settlement and the event that tells of it. Inside a transaction."""
+
+from app.budget.ledger import Attempt, Kind, Meters, Settled, release, settle
+from app.domain.errors import StaleLease
+from app.journal.events import AttemptFailed, ModelAnswered, ReservationExceeded, RetryScheduled
+from app.journal.journal import append, fence
+from app.llm.call import Move
+from app.llm.pricing import Cost
+from app.llm.provider import ModelAnswer, ModelFailure
+from app.llm.retry import Again, Decision, known_unbilled
+from app.llm.usage import Usage
+from app.store.port import Tx
+
+
+def book_answer(
+    tx: Tx,
+    attempt: Attempt,
+    answer: ModelAnswer,
+    move: Move,
+    *,
+    cost: Cost | None,
+    duration_s: float,
+) -> Settled:
+    """Pay the answer, record it, and write the move it leads to. Without a cost: at the reservation.
+
+    Raises:
+        StaleLease: this run no longer holds the task; see `book_late_answer`.
+    """
+    fence(tx, attempt.subject)
+    meters = _meters(answer.usage)
+    kind = Kind.ESTIMATED if cost is None else Kind.CONFIRMED
+    settled = settle(tx, attempt.id, kind, None if cost is None else cost.nano, meters)
+    if settled is None:
+        message = f"attempt {attempt.id} has been settled by another run"
+        raise StaleLease(message)
+    tx.run("record_step", id=attempt.subject.task_id, run=attempt.subject.run, step=attempt.step)
+    append(
+        tx,
+        attempt.subject,
+        ModelAnswered(
+            step=attempt.step,
+            attempt=attempt.attempt,
+            model=answer.model,
+            stop_reason=answer.stop_reason,
+            move=move.name,
+            input_tokens=meters.input_tokens,
+            output_tokens=meters.output_tokens,
+            cache_read_tokens=meters.cache_read_tokens,
+            cache_write_5m_tokens=meters.cache_write_5m_tokens,
+            cache_write_1h_tokens=meters.cache_write_1h_tokens,
+            web_searches=meters.web_searches,
+            cost_nano=settled.charged_nano,
+            kind=kind,
+            price_row=attempt.price_row if cost is None else cost.price_row,
+            task_spent_nano=settled.task_spent_nano,
+            duration_s=duration_s,
+            request_id=answer.request_id,
+        ),
+        answer.raw,
+    )
+    if settled.surplus_nano:
+        append(tx, attempt.subject, _exceeded(attempt, settled))
+    move.write(tx, settled)
+    return settled
+
+
+def book_failure(
+    tx: Tx,
+    attempt: Attempt,
+    failure: ModelFailure,
+    decision: Decision | None,
+    duration_s: float,
+) -> None:
+    """End the reservation of an attempt without an answer. Money is booked even by a stale run.
+
+    `decision` is None when the run was interrupted.
+    """
+    kind = None if known_unbilled(failure) else Kind.PRESUMED
+    settled = release(tx, attempt.id) if kind is None else settle(tx, attempt.id, kind)
+    append(
+        tx,
+        attempt.subject,
+        AttemptFailed(
+            step=attempt.step,
+            attempt=attempt.attempt,
+            model=attempt.model,
+            error_type=failure.error_type,
+            error_message=failure.message,
+            http_status=failure.status,
+            phase=failure.phase,
+            decision=_name(decision),
+            charged_nano=settled.charged_nano if settled else 0,
+            kind=kind,
+            task_spent_nano=settled.task_spent_nano if settled else 0,
+            duration_s=duration_s,
+            request_id=failure.request_id,
+        ),
+    )
+    if isinstance(decision, Again):
+        append(
+            tx,
+            attempt.subject,
+            RetryScheduled(
+                step=attempt.step,
+                attempt=attempt.attempt + 1,
+                wait_s=decision.wait_s,
+                reason=decision.reason,
+            ),
+        )
+
+
+def _name(decision: Decision | None) -> str:
+    if decision is None:
+        return "interrupted"
+    return "retry" if isinstance(decision, Again) else decision.outcome
+
+
+def _exceeded(attempt: Attempt, settled: Settled) -> ReservationExceeded:
+    return ReservationExceeded(
+        step=attempt.step,
+        attempt=attempt.attempt,
+        model=attempt.model,
+        reserved_nano=settled.reserved_nano,
+        actual_nano=settled.charged_nano,
+        surplus_nano=settled.surplus_nano,
+    )
+
+
+def _meters(usage: Usage | None) -> Meters:
+    """The tokens of every part, summed by meter."""
+    if usage is None:
+        return Meters()
+    parts = [tokens for _, tokens in usage.parts]
+    return Meters(
+        input_tokens=sum(t.input for t in parts),
+        output_tokens=sum(t.output for t in parts),
+        cache_read_tokens=sum(t.cache_read for t in parts),
+        cache_write_5m_tokens=sum(t.cache_write_5m for t in parts),
+        cache_write_1h_tokens=sum(t.cache_write_1h for t in parts),
+        web_searches=usage.web_searches,
+    )

@@ -1,0 +1,67 @@
+"""One model call: what is asked on whose account, and the ways it can end without an answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from app.budget.ledger import Scope, Settled
+from app.domain.errors import BursarError
+from app.domain.task import Outcome, Subject
+from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest
+from app.store.port import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One logical question to a model; several attempts may be made for it."""
+
+    subject: Subject
+    step: int
+    request: ModelRequest
+    """Its `max_tokens` is the wish; each attempt asks for what the budget can pay of it."""
+    scopes: tuple[Scope, ...]
+    """Whose money it is, in the fixed order task, session, service."""
+    prompt_tokens: int
+    """Proved upper bound of the prompt."""
+    min_tokens: int
+    """Floor of the output: below it no call is made."""
+    deadline_at_us: int
+    attempts_made: int = 0
+    """Attempts of this step that earlier runs made."""
+    first_attempt_at_us: int | None = None
+
+
+class Move(Protocol):
+    """What an answer leads to, decided before it is recorded and written with it."""
+
+    @property
+    def name(self) -> str:
+        """`finish`, `run_tools`, `continue`, `nudge` or `enlarge`."""
+        ...
+
+    def write(self, tx: Tx, settled: Settled) -> None:
+        """Write what follows from the answer, in the transaction that records and pays it."""
+        ...
+
+
+M = TypeVar("M", bound=Move)
+Decide = Callable[[ModelAnswer, int], M]
+"""From an answer and the `max_tokens` it was asked with."""
+
+
+class CallFailed(BursarError):  # noqa: N818
+    """The call brought no answer and will not: the task ends with `outcome`."""
+
+    def __init__(self, outcome: Outcome, failure: ModelFailure) -> None:
+        super().__init__(failure.message)
+        self.outcome = outcome
+        self.failure = failure
+
+
+class Parked(BursarError):  # noqa: N818
+    """The call has to wait longer than a worker's slot may be held: give the task back until then."""
+
+    def __init__(self, reason: str, available_at_us: int) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.available_at_us = available_at_us

@@ -1,0 +1,186 @@
+"""Ask a model on a task's account: reserve the worst case, make an attempt, settle; again if that may help.
+
+Every attempt is a reservation of its own, made durable before the request leaves. The answer, its price and
+what follows from it are recorded in one transaction.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from typing import NoReturn
+
+import backoff
+
+from app.budget.ledger import Attempt, Settled
+from app.budget.turns import Turns
+from app.domain.clock import US_PER_S, Clock
+from app.llm.booking import book_answer, book_failure
+from app.llm.call import Call, CallFailed, Decide, M, Parked
+from app.llm.pricing import Cost, PriceBook, UnknownModel
+from app.llm.provider import ModelAnswer, ModelFailure, Phase, Provider
+from app.llm.reserving import Reserver
+from app.llm.retry import GiveUp, RetryLimits, decide
+from app.store.persist import persist, shielded
+from app.store.port import Store
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Bounds of one model call."""
+
+    attempt_timeout_s: float = 600.0
+    park_after_s: float = 5.0
+    """A wait longer than this gives the worker's slot back."""
+    retry: RetryLimits = field(default_factory=RetryLimits)
+
+
+Asked = tuple[ModelAnswer, M, Settled]
+
+
+class _TryAgainError(Exception):
+    """What `backoff` listens to: the attempt failed, another follows after `wait_s`."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__()
+        self.wait_s = wait_s
+
+
+@dataclass(slots=True)
+class _Progress:
+    """Where a call stands; lives as long as the call."""
+
+    call: Call
+    attempt: int
+    first_attempt_at_us: int
+
+
+class Caller:
+    """One a process. `ask` is safe from many tasks at once."""
+
+    def __init__(
+        self,
+        store: Store,
+        provider: Provider,
+        prices: PriceBook,
+        turns: Turns,
+        clock: Clock,
+        limits: CallLimits,
+    ) -> None:
+        self._store = store
+        self._provider = provider
+        self._prices = prices
+        self._turns = turns
+        self._clock = clock
+        self._limits = limits
+        self._reserver = Reserver(store, prices, turns, clock, wait_s=limits.park_after_s)
+
+    async def ask(self, call: Call, then: Decide[M]) -> Asked[M]:
+        """Get an answer, pay it and record it with the move that `then` decides on.
+
+        Raises:
+            BudgetExhausted: spent money leaves less than a minimal call; none was made.
+            CallFailed: no answer, and none to be had.
+            Parked: the call goes on later; the task must be given back.
+            StaleLease: this run no longer holds the task.
+            StoreError: the reservation could not be written; no call was made.
+        """
+        first_us = call.first_attempt_at_us or self._clock.now_us()
+        try:
+            return await self._attempt(_Progress(call, call.attempts_made, first_us), then)
+        except Parked:
+            raise  # the task keeps its place in line
+        except BaseException:
+            self._turns.leave(call.subject.task_id)
+            raise
+
+    @backoff.on_exception(
+        backoff.runtime, _TryAgainError, value=lambda e: e.wait_s, jitter=None, logger=None
+    )
+    async def _attempt(self, progress: _Progress, then: Decide[M]) -> Asked[M]:
+        progress.attempt += 1
+        call = progress.call
+        held = await self._reserver.reserve(call, progress.attempt)
+        started_s = self._clock.monotonic_s()
+        left_s = (call.deadline_at_us - self._clock.now_us()) / US_PER_S
+        request = replace(
+            call.request,
+            max_tokens=held.max_tokens,
+            reference=held.attempt.id,
+            timeout_s=max(min(self._limits.attempt_timeout_s, left_s), 0.001),
+        )
+        try:
+            answer = await self._provider.ask(request)
+        except ModelFailure as failure:
+            await self._fail(progress, held.attempt, failure, started_s)
+        except BaseException:  # cancelled, timed out, handed back, or a bug: the answer is lost
+            await self._interrupted(call, held.attempt, started_s)
+            raise
+        return await self._record(
+            call, held.attempt, answer, then(answer, held.max_tokens), started_s
+        )
+
+    async def _record(
+        self, call: Call, attempt: Attempt, answer: ModelAnswer, move: M, started_s: float
+    ) -> Asked[M]:
+        cost = self._cost(answer)
+        duration_s = self._clock.monotonic_s() - started_s
+        try:
+            settled = await persist(
+                self._store,
+                self._clock,
+                lambda tx: book_answer(tx, attempt, answer, move, cost=cost, duration_s=duration_s),
+            )
+        finally:
+            self._turns.ended(call.scopes)
+        return answer, move, settled
+
+    def _cost(self, answer: ModelAnswer) -> Cost | None:
+        """The answer's price; None when its usage or its model's price is unknown."""
+        if answer.usage is None:
+            return None
+        try:
+            cost = self._prices.cost(answer.usage, self._today())
+        except UnknownModel:
+            return None
+        if answer.stop_reason == "refusal" and not answer.content:
+            return Cost(0, cost.price_row)  # refused before any output: not billed
+        return cost
+
+    async def _fail(
+        self, progress: _Progress, attempt: Attempt, failure: ModelFailure, started_s: float
+    ) -> NoReturn:
+        """Book what the attempt may have cost, and raise what follows from it."""
+        now_us, call = self._clock.now_us(), progress.call
+        decision = decide(
+            failure,
+            attempt=progress.attempt,
+            elapsed_s=(now_us - progress.first_attempt_at_us) / US_PER_S,
+            left_s=(call.deadline_at_us - now_us) / US_PER_S,
+            limits=self._limits.retry,
+        )
+        duration_s = self._clock.monotonic_s() - started_s
+        try:
+            await persist(
+                self._store,
+                self._clock,
+                lambda tx: book_failure(tx, attempt, failure, decision, duration_s),
+            )
+        finally:
+            self._turns.ended(call.scopes)
+        if isinstance(decision, GiveUp):
+            raise CallFailed(decision.outcome, failure)
+        if decision.wait_s > self._limits.park_after_s:
+            raise Parked("retry_wait", now_us + int(decision.wait_s * US_PER_S))
+        raise _TryAgainError(decision.wait_s)
+
+    async def _interrupted(self, call: Call, attempt: Attempt, started_s: float) -> None:
+        failure = ModelFailure("interrupted", "The call was interrupted.", phase=Phase.LOST)
+        duration_s = self._clock.monotonic_s() - started_s
+        try:
+            await shielded(
+                self._store, lambda tx: book_failure(tx, attempt, failure, None, duration_s)
+            )
+        finally:
+            self._turns.ended(call.scopes)
+
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()

@@ -1,0 +1,159 @@
+"""Reserve the worst case of an attempt, waiting in turn where only other calls' reservations block it."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from app.budget.ledger import Attempt, Balance, Scope, balance, release, reserve
+from app.budget.turns import Turns
+from app.domain.clock import US_PER_S, Clock
+from app.domain.errors import BudgetExhausted
+from app.journal.events import AttemptStarted, ReservationWaited
+from app.journal.journal import append, fence
+from app.llm.bound import affordable_max_tokens, worst_case_nano
+from app.llm.call import Call, Parked
+from app.llm.models import facts_of
+from app.llm.pricing import PriceBook, PriceRow
+from app.store.persist import shielded
+from app.store.port import Store, Tx
+
+PARK_S = 15.0
+"""When a task that waits its turn is tried again at the latest; usually it is woken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reservation that is durable: the request may leave."""
+
+    attempt: Attempt
+    max_tokens: int
+    """What the budget pays of the wished-for output."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Contended:
+    scope: Scope
+
+
+class Reserver:
+    """Reserves for one process's calls. `wait_s` is how long a worker's slot is held while waiting."""
+
+    def __init__(
+        self, store: Store, prices: PriceBook, turns: Turns, clock: Clock, *, wait_s: float
+    ) -> None:
+        self._store = store
+        self._prices = prices
+        self._turns = turns
+        self._clock = clock
+        self._wait_s = wait_s
+
+    async def reserve(self, call: Call, number: int) -> Held:
+        """Hold the worst case of attempt `number` on every scope of the call.
+
+        Raises:
+            BudgetExhausted: spent money leaves less than a minimal call.
+            Parked: other calls' reservations block it for longer than a slot may be held.
+            StaleLease, StoreError: nothing is held.
+        """
+        today = datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()
+        row = self._prices.row(call.request.model, today)
+        attempt = Attempt(call.subject, call.step, number, call.request.model, row.row_id)
+        give_up_s = self._clock.monotonic_s() + self._wait_s
+        ticket: asyncio.Event | None = None
+        while True:
+            if ticket is not None:
+                ticket.clear()
+            result = await self._try(call, attempt, row, announce=ticket is None)
+            if isinstance(result, Held):
+                self._turns.leave(call.subject.task_id)
+                return result
+            if ticket is None:  # try once more: an end before this line would not have woken us
+                ticket = self._turns.join(call.subject.task_id, result.scope)
+                continue
+            ticket = self._turns.join(call.subject.task_id, result.scope)
+            await self._wait(ticket, give_up_s)
+
+    async def _wait(self, ticket: asyncio.Event, give_up_s: float) -> None:
+        left_s = give_up_s - self._clock.monotonic_s()
+        try:
+            await asyncio.wait_for(ticket.wait(), max(left_s, 0))
+        except TimeoutError:
+            at_us = self._clock.now_us() + int(PARK_S * US_PER_S)
+            raise Parked("budget_contention", at_us) from None
+
+    async def _try(
+        self, call: Call, attempt: Attempt, row: PriceRow, *, announce: bool
+    ) -> Held | _Contended:
+        ahead = self._turns.ahead_of(call.subject.task_id, call.scopes)
+        if ahead is not None:
+            return _Contended(ahead)
+        op = _reservation(call, attempt, row, announce=announce)
+        try:
+            return await self._store.write(op)
+        except asyncio.CancelledError:
+            # It may still be committed, and nobody would ever end it: the next write in line does.
+            await shielded(self._store, lambda tx: release(tx, attempt.id))
+            raise
+
+
+def _reservation(
+    call: Call, attempt: Attempt, row: PriceRow, *, announce: bool
+) -> Callable[[Tx], Held | _Contended]:
+    facts = facts_of(call.request.model)
+    floor = min(call.min_tokens, call.request.max_tokens)
+
+    def op(tx: Tx) -> Held | _Contended:
+        fence(tx, call.subject)
+        balances = [balance(tx, scope) for scope in call.scopes]
+        tightest = min(balances, key=lambda b: b.unspent_nano)
+        tokens = min(
+            call.request.max_tokens,
+            affordable_max_tokens(row, facts, call.prompt_tokens, max(tightest.unspent_nano, 0)),
+        )
+        if tokens < floor:
+            raise exhausted(tightest, worst_case_nano(row, facts, call.prompt_tokens, floor))
+        amount = worst_case_nano(row, facts, call.prompt_tokens, tokens)
+        for held in balances:
+            if held.free_nano < amount:
+                if announce:
+                    append(tx, call.subject, _waited(call, held, amount))
+                return _Contended(held.scope)
+        short = reserve(tx, attempt, call.scopes, amount)
+        assert short is None, f"{short} changed inside a transaction"  # noqa: S101
+        append(
+            tx,
+            call.subject,
+            AttemptStarted(
+                step=attempt.step,
+                attempt=attempt.attempt,
+                model=attempt.model,
+                max_tokens=tokens,
+                prompt_bound_tokens=call.prompt_tokens,
+                reserved_nano=amount,
+                price_row=row.row_id,
+            ),
+        )
+        return Held(attempt, tokens)
+
+    return op
+
+
+def exhausted(tightest: Balance, needed_nano: int) -> BudgetExhausted:
+    """The error that says which budget is spent, and what a minimal call would have needed."""
+    return BudgetExhausted(
+        scope=tightest.scope.kind,
+        limit_nano=tightest.limit_nano,
+        spent_nano=tightest.spent_nano,
+        reserved_nano=tightest.reserved_nano,
+        needed_nano=needed_nano,
+    )
+
+
+def _waited(call: Call, held: Balance, amount_nano: int) -> ReservationWaited:
+    return ReservationWaited(
+        step=call.step,
+        scope=held.scope.kind,
+        needed_nano=amount_nano,
+        free_nano=max(held.free_nano, 0),
+    )

@@ -1,0 +1,114 @@
+"""What to do about a failed attempt, and what it may have cost. Pure decisions; `caller` carries them out.
+
+| what came back                                   | again?                | money                       |
+|--------------------------------------------------|-----------------------|-----------------------------|
+| no connection: the request never left            | yes                   | released                    |
+| timeout, cut connection, cut stream, broken body | yes                   | presumed at the reservation |
+| an error inside a stream: overloaded, api, timeout, rate limit | yes     | presumed                    |
+| an error inside a stream: any other              | no: upstream_failed   | presumed                    |
+| 408, 409                                         | yes                   | released                    |
+| 429 with a spend-cap code                        | no: upstream_spend_cap| released                    |
+| any other 429                                    | yes, after retry-after| released                    |
+| 500, 529 and other 5xx in the API's own shape    | yes (501: no)         | released                    |
+| 5xx of something in between (a proxy's page)     | yes (501: no)         | presumed                    |
+| every other status: 400, 401, 402, 403, 404, 413 | no: upstream_rejected | released                    |
+
+`x-should-retry` overrides the status's answer both ways, spend caps excepted. `retry-after` is obeyed where
+the task's deadline leaves room; without it the wait is full jitter below an exponential bound.
+Sources: Messages API documentation, "Errors" and "Rate limits"; SDK 2.12 `_base_client.py`.
+"""
+
+from dataclasses import dataclass
+
+import backoff
+
+from app.domain.task import Outcome
+from app.llm.provider import ModelFailure, Phase
+
+SPEND_CAPS = frozenset({"enforced_spend_limit_reached", "contract_spend_limit_reached"})
+_STREAM_TRANSIENT = frozenset(
+    {"overloaded_error", "api_error", "timeout_error", "rate_limit_error"}
+)
+_BASE_WAIT_S = 0.5
+_MAX_WAIT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLimits:
+    """How far retries go, for one model call."""
+
+    max_attempts: int = 3
+    total_s: float = 120.0
+    """Own waits end this long after the first attempt; a `retry-after` is bounded by the deadline alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try again after `wait_s`."""
+
+    wait_s: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The call has failed; the task ends with `outcome`."""
+
+    outcome: Outcome
+
+
+Decision = Again | GiveUp
+
+
+def decide(
+    failure: ModelFailure, *, attempt: int, elapsed_s: float, left_s: float, limits: RetryLimits
+) -> Decision:
+    """What follows attempt number `attempt` (1, 2, …).
+
+    Args:
+        failure: what came back.
+        attempt: how many attempts this call has made.
+        elapsed_s: seconds since the call's first attempt.
+        left_s: seconds until the task's deadline.
+        limits: how far retries go.
+    """
+    permanent = _permanent(failure)
+    if permanent is not None:
+        return GiveUp(permanent)
+    if attempt >= limits.max_attempts:
+        return GiveUp(Outcome.UPSTREAM_FAILED)
+    if failure.retry_after_s is not None and failure.retry_after_s > 0:
+        if failure.retry_after_s >= left_s:
+            return GiveUp(Outcome.UPSTREAM_FAILED)
+        return Again(failure.retry_after_s, "retry-after")
+    wait_s = backoff.full_jitter(min(_BASE_WAIT_S * 2 ** (attempt - 1), _MAX_WAIT_S))
+    if elapsed_s + wait_s > min(limits.total_s, elapsed_s + left_s):
+        return GiveUp(Outcome.UPSTREAM_FAILED)
+    return Again(wait_s, failure.error_type)
+
+
+def known_unbilled(failure: ModelFailure) -> bool:
+    """The request never left, or the provider is known not to bill it: the reservation is released."""
+    if failure.phase is Phase.CONNECT:
+        return True
+    if failure.phase is not Phase.RESPONSE or failure.status is None:
+        return False
+    return failure.status < 500 or failure.api_shaped
+
+
+def _permanent(failure: ModelFailure) -> Outcome | None:
+    if failure.phase is Phase.STREAM:
+        return None if failure.error_type in _STREAM_TRANSIENT else Outcome.UPSTREAM_FAILED
+    if failure.phase is not Phase.RESPONSE or failure.status is None:
+        return None
+    if failure.error_code in SPEND_CAPS:
+        return Outcome.UPSTREAM_SPEND_CAP
+    if failure.should_retry is not None:
+        retry = failure.should_retry
+    else:
+        retry = failure.status in {408, 409, 429} or (
+            failure.status >= 500 and failure.status != 501
+        )
+    if retry:
+        return None
+    return Outcome.UPSTREAM_FAILED if failure.status >= 500 else Outcome.UPSTREAM_REJECTED
