@@ -1,0 +1,209 @@
+"""Slots that run claimed tasks, one at a time each, and stop in an orderly way."""
+
+import asyncio
+import logging
+
+from app.agent.loop import AgentLoop, Job
+from app.agent.transcript import Transcript, rebuild
+from app.budget.ledger import Scope, session_scope, task_scope
+from app.budget.turns import Turns
+from app.domain.clock import US_PER_S, Clock
+from app.domain.errors import StaleLease, StoreError
+from app.domain.task import Claim, Conclusion, Outcome, TaskError
+from app.journal.events import CancelRequested, TaskFinished
+from app.journal.journal import Recorded, read_all
+from app.llm.call import Parked
+from app.queue import verbs
+from app.queue.port import Queue
+from app.store.persist import persist
+from app.store.port import Store, Tx
+from app.worker.recovery import presume_open
+
+_log = logging.getLogger(__name__)
+STORE_RETRY_S = 1.0
+"""How soon a task is tried again whose run the store's failure stopped."""
+_BUG = Conclusion(
+    Outcome.INTERNAL_ERROR,
+    error=TaskError(
+        "internal_error", "Something went wrong inside the service; its log has the details."
+    ),
+)
+
+
+class WorkerPool:
+    """`slots` tasks in flight. Add `on_event` to the feed's views: that is how a cancel reaches a run."""
+
+    def __init__(
+        self,
+        store: Store,
+        queue: Queue,
+        loop: AgentLoop,
+        turns: Turns,
+        clock: Clock,
+        *,
+        slots: int,
+        shared_scopes: tuple[Scope, ...] = (),
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._loop = loop
+        self._turns = turns
+        self._clock = clock
+        self._slots = slots
+        self._shared_scopes = shared_scopes
+        self._workers: list[asyncio.Task[None]] = []
+        self._running: dict[str, asyncio.Task[bool]] = {}
+        self._waking: set[asyncio.Task[None]] = set()
+        self._cancelled: set[str] = set()
+        turns.on_turn = self._on_turn
+
+    @property
+    def running(self) -> int:
+        """Tasks in flight."""
+        return len(self._running)
+
+    def start(self) -> None:
+        """Open the slots."""
+        self._workers = [
+            asyncio.create_task(self._work(), name=f"slot-{number}")
+            for number in range(self._slots)
+        ]
+
+    async def stop(self, grace_s: float) -> None:
+        """Let running steps end, then hand the tasks back; after `grace_s` interrupt what still runs."""
+        self._loop.draining = True
+        if not self._workers:
+            return
+        _, late = await asyncio.wait(self._workers, timeout=max(grace_s, 0))
+        for run in list(self._running.values()):
+            run.cancel("drain")
+        if late:
+            await asyncio.wait(late)
+
+    def on_event(self, entry: Recorded) -> None:
+        """A cancel that was asked for interrupts the run at once, or as soon as it begins."""
+        task_id = entry.subject.task_id
+        match entry.event:
+            case CancelRequested():
+                self._cancelled.add(task_id)
+                run = self._running.get(task_id)
+                if run is not None:
+                    run.cancel("cancel")
+            case TaskFinished():
+                self._cancelled.discard(task_id)
+            case _:
+                pass
+
+    async def _work(self) -> None:
+        while (claim := await self._queue.next()) is not None:
+            task_id = claim.subject.task_id
+            run = asyncio.create_task(self._run(claim), name=task_id)
+            self._running[task_id] = run
+            if task_id in self._cancelled:
+                run.cancel("cancel")
+            try:
+                await asyncio.wait({run})
+            finally:
+                del self._running[task_id]
+            self._after(task_id, run)
+
+    def _after(self, task_id: str, run: "asyncio.Task[bool]") -> None:
+        """Give up the task's turn unless it waits for it, and say so when a run ended out of order."""
+        error = None if run.cancelled() else run.exception()
+        if isinstance(error, StaleLease):
+            _log.warning("run_stale", extra={"task_id": task_id, "error_message": str(error)})
+        elif error is not None:
+            _log.error("run_lost", exc_info=error, extra={"task_id": task_id})
+        if run.cancelled() or error is not None or not run.result():
+            self._turns.leave(task_id)
+
+    async def _run(self, claim: Claim) -> bool:
+        """One run of a task, from the claim to its end or its return to the queue.
+
+        Returns:
+            Whether the task keeps its turn in a budget's line.
+
+        Raises:
+            StaleLease: another run holds the task by now.
+        """
+        try:
+            conclusion = await self._attempt(claim)
+        except Parked as parked:
+            await self._give_back(claim, parked.reason, parked.available_at_us)
+            return parked.reason == "budget_contention"
+        except StoreError:
+            at_us = self._clock.now_us() + int(STORE_RETRY_S * US_PER_S)
+            await self._give_back(claim, "store_failed", at_us)
+        except asyncio.CancelledError:
+            await self._interrupted(claim)
+        except StaleLease:
+            raise
+        except Exception:  # noqa: BLE001  (a bug of ours must not leave a task without an end)
+            _log.exception("internal_error", extra={"task_id": claim.subject.task_id})
+            await self._finish(claim, _BUG)
+        else:
+            if conclusion is not None:
+                await self._finish(claim, conclusion)
+        return False
+
+    async def _interrupted(self, claim: Claim) -> None:
+        if claim.subject.task_id in self._cancelled:
+            await self._finish(claim, Conclusion(Outcome.CANCELLED))
+        else:
+            await self._give_back(claim, "drain", self._clock.now_us())
+
+    async def _attempt(self, claim: Claim) -> Conclusion | None:
+        left_s = (claim.deadline_at_us - self._clock.now_us()) / US_PER_S
+        deadline = asyncio.timeout(max(left_s, 0))
+        try:
+            async with deadline:
+                return await self._loop.run(await self._job(claim))
+        except TimeoutError:
+            if deadline.expired():
+                return verbs.DEADLINE_PASSED
+            raise
+
+    async def _job(self, claim: Claim) -> Job:
+        transcript = Transcript.begin(claim.spec)
+        if claim.subject.run > 1:
+            transcript = rebuild(claim.spec, await read_all(self._store, claim.subject))
+        subject = claim.subject
+        scopes = (task_scope(subject), session_scope(subject.owner, subject.session_id))
+
+        def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
+            verbs.finish(tx, subject, conclusion, cost_nano)
+
+        return Job(claim, transcript, scopes + self._shared_scopes, conclude)
+
+    async def _finish(self, claim: Claim, conclusion: Conclusion) -> None:
+        def op(tx: Tx) -> None:
+            spent_nano = presume_open(tx, claim.subject, conclusion.outcome)
+            verbs.finish(tx, claim.subject, conclusion, spent_nano)
+
+        await persist(self._store, self._clock, op)
+
+    async def _give_back(self, claim: Claim, reason: str, available_at_us: int) -> None:
+        """Back to the queue; a cancel that came meanwhile is carried out instead."""
+
+        def op(tx: Tx) -> None:
+            spent_nano = presume_open(tx, claim.subject, reason)
+            if not verbs.give_back(tx, claim.subject, reason, available_at_us):
+                verbs.finish(tx, claim.subject, Conclusion(Outcome.CANCELLED), spent_nano)
+
+        await persist(self._store, self._clock, op)
+
+    def _on_turn(self, task_id: str) -> None:
+        """The turn has come of a task that waits in the queue: let it start now."""
+        if task_id not in self._running:
+            waking = asyncio.create_task(self._make_available(task_id), name="turn")
+            self._waking.add(waking)
+            waking.add_done_callback(self._waking.discard)
+
+    async def _make_available(self, task_id: str) -> None:
+        try:
+            await self._store.write(
+                lambda tx: tx.run("make_available", id=task_id, now_us=tx.now_us)
+            )
+        except StoreError:
+            return  # it becomes available by itself, later
+        self._queue.wake()
