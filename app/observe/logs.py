@@ -1,0 +1,88 @@
+"""JSON log lines: one object a line on stdout and, if set, in a file. `log.schema.json` is their schema.
+
+Nothing secret gets out: known shapes of credentials and the configured ones are blotted out of every line.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import Iterable
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+from typing import Any
+
+from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+from app.domain.clock import US_PER_S, rfc3339
+
+EVENT_LOGGER = "bursar"
+"""Events are logged here; everything else under its module's name."""
+REDACTED = "[redacted]"
+_CREDENTIAL = re.compile(r"sk-[A-Za-z0-9_-]{8,}|(?<=[Bb]earer )[A-Za-z0-9._~+/-]{8,}=*")
+_SECRET_LENGTH = 8
+"""A shorter configured secret is a placeholder; blotting it out would spoil ordinary words."""
+
+
+class Redactor:
+    """Blots out credentials. `secrets` are the configured ones, whatever their shape."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets = tuple(s for s in secrets if len(s) >= _SECRET_LENGTH)
+
+    def clean(self, text: str) -> str:
+        """`text` without credentials."""
+        for secret in self._secrets:
+            if secret in text:
+                text = text.replace(secret, REDACTED)
+        if "sk-" in text or "earer " in text:
+            text = _CREDENTIAL.sub(REDACTED, text)
+        return text
+
+
+class JsonFormatter(OrjsonFormatter):
+    """`timestamp`, `level`, `event`, then what the record brings along."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        super().__init__()
+        self._redactor = redactor
+        self._reserved = {*RESERVED_ATTRS, "taskName", "fields"}
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "timestamp": rfc3339(int(record.created * US_PER_S)),
+            "level": record.levelname,
+            "event": record.getMessage(),
+        }
+        fields: dict[str, Any] | None = getattr(record, "fields", None)
+        if fields is not None:
+            line.update(fields)
+        else:
+            line["logger"] = record.name
+            merge_record_extra(record, line, reserved=self._reserved)
+            if record.exc_info and record.exc_info[0] is not None:
+                line["error_type"] = record.exc_info[0].__name__
+                line["traceback"] = self.formatException(record.exc_info)
+        return self._redactor.clean(self.jsonify_log_record(line))
+
+
+def configure(level: str, file: Path | None, redactor: Redactor) -> None:
+    """Send every log record of the process to stdout, and to `file` too, as JSON lines.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(WatchedFileHandler(file, encoding="utf-8"))
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter(redactor))
+        root.addHandler(handler)
+    root.setLevel(level)
+    for chatty in ("httpx", "httpx2", "httpcore", "anthropic", "asyncio", "aiohttp.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,0 +1,207 @@
+"""The only reader of the environment: every setting, its default, its bounds.
+
+Sources, strongest first: environment variables, a `.env` file, files in the folder `BURSAR_SECRETS_DIR`
+names (one file a variable, as container platforms mount them), the defaults below.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.domain.money import MAX_USD
+from app.domain.task import Complexity
+
+PREFIX = "BURSAR_"
+Usd = Annotated[Decimal, Field(gt=0, le=MAX_USD, decimal_places=9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class SettingsError(Exception):
+    """Settings that cannot work: one clear sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Settings(BaseSettings):
+    """Everything the service can be told. `python -m app config` prints what is in force."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+    # Where it listens, and where its data lies
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
+    data_dir: Path = Path("data")
+    database_url: str | None = Field(
+        None, description="Unset: the embedded database in the data directory."
+    )
+
+    # Who sells models
+    anthropic_api_key: SecretStr | None = Field(None, validation_alias="ANTHROPIC_API_KEY")
+    anthropic_base_url: str | None = Field(None, validation_alias="ANTHROPIC_BASE_URL")
+    simulator: Literal["off", "auto", "on"] = Field(
+        "off", description="auto: the built-in simulator when there is neither key nor base URL."
+    )
+    price_file: Path | None = Field(
+        None, description="TOML with prices that go before the built-in ones."
+    )
+
+    # Routes
+    route_simple: str = Field("claude-haiku-5-5", min_length=1)
+    route_medium: str = Field("claude-sonnet-5-5", min_length=1)
+    route_complex: str = Field("claude-opus-5-5", min_length=1)
+
+    # Budgets and bounds of a task
+    task_budget_usd: Usd = Decimal("0.50")
+    session_budget_usd: Usd = Decimal(5)
+    service_budget_usd: Usd | None = None
+    max_steps: int = Field(10, ge=1, le=100)
+    max_tokens: int = Field(2_048, ge=1, le=128_000)
+    task_deadline_s: Seconds = 1_800.0
+
+    # The queue and the workers
+    workers: int = Field(64, ge=1, le=10_000, description="Tasks in flight per process.")
+    queue_limit: int = Field(10_000, ge=1, le=1_000_000, description="Tasks waiting, at most.")
+    grace_s: Annotated[float, Field(ge=0, le=3_600)] = 25.0
+
+    # Model and tool calls
+    call_timeout_s: Seconds = 600.0
+    connect_timeout_s: Seconds = 60.0
+    retry_attempts: int = Field(3, ge=1, le=10, description="Attempts of one model call.")
+    retry_total_s: Seconds = 120.0
+    park_after_s: Seconds = Field(5.0, description="A longer wait gives the worker's slot back.")
+    stream_above_tokens: int = Field(8_192, ge=1)
+    tool_timeout_s: Seconds = 30.0
+    tool_result_limit_bytes: int = Field(65_536, ge=1_024, le=1_048_576)
+
+    # What is told
+    log_level: LogLevel = "INFO"
+    log_file: Path | None = None
+    access_log: bool = False
+
+    @field_validator("database_url")
+    @classmethod
+    def _only_embedded(cls, value: str | None) -> str | None:
+        if value is not None:
+            message = (
+                "this version has the embedded database only; unset it and use BURSAR_DATA_DIR"
+            )
+            raise ValueError(message)
+        return value
+
+    @field_validator("anthropic_base_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            message = "must begin with http:// or https://"
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _something_to_talk_to(self) -> Self:
+        if (
+            self.anthropic_base_url is None
+            and self.anthropic_api_key is None
+            and self.simulator == "off"
+        ):
+            raise NoProviderError
+        return self
+
+    @property
+    def routes(self) -> dict[Complexity, str]:
+        """The model of each complexity."""
+        return {
+            Complexity.SIMPLE: self.route_simple,
+            Complexity.MEDIUM: self.route_medium,
+            Complexity.COMPLEX: self.route_complex,
+        }
+
+    @property
+    def simulated(self) -> bool:
+        """The built-in simulator answers instead of a real model."""
+        if self.simulator == "auto":
+            return self.anthropic_api_key is None and self.anthropic_base_url is None
+        return self.simulator == "on"
+
+    def secrets(self) -> Iterator[str]:
+        """The configured secrets, to be blotted out of every view."""
+        if self.anthropic_api_key is not None:
+            yield self.anthropic_api_key.get_secret_value()
+
+    def shown(self) -> dict[str, object]:
+        """Variable → value in force, secrets masked."""
+        return {variable(name): _shown(getattr(self, name)) for name in type(self).model_fields}
+
+
+class NoProviderError(ValueError):
+    """Nothing is set that could answer a task."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "There is no model to talk to: set ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL for a compatible "
+            "server, or BURSAR_SIMULATOR=on for the built-in simulator (`make demo` does that)."
+        )
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return name.upper() if name.startswith("anthropic_") else PREFIX + name.upper()
+
+
+def load(**given: object) -> Settings:
+    """The settings in force; `given` go before every other source.
+
+    Raises:
+        SettingsError: values that cannot work, one sentence each.
+    """
+    try:
+        return Settings(_secrets_dir=os.environ.get("BURSAR_SECRETS_DIR"), **given)  # type: ignore[call-arg, arg-type]
+    except ValidationError as error:
+        raise SettingsError([_sentence(problem) for problem in error.errors()]) from error
+
+
+def unknown_variables() -> list[str]:
+    """One sentence for each variable that looks like a setting and is none: a typo is not silent."""
+    known = {variable(name) for name in Settings.model_fields} | {
+        "BURSAR_SECRETS_DIR",
+        "BURSAR_CORPUS",
+    }
+    found = []
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, 1)
+            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            found.append(f"{name} is not a setting and has no effect.{hint}")
+    return found
+
+
+def _sentence(problem: object) -> str:
+    assert isinstance(problem, dict)  # noqa: S101
+    if not problem["loc"]:
+        return str(problem["msg"]).removeprefix("Value error, ")
+    name = str(problem["loc"][0])
+    shown = name if name.isupper() else variable(name.lower().removeprefix("bursar_"))
+    reason = str(problem["msg"]).removeprefix("Value error, ")
+    return f"{shown}: {reason[0].lower()}{reason[1:]}."
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return "********"
+    return str(value) if isinstance(value, Path | Decimal) else value
