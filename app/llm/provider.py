@@ -74,7 +74,8 @@ class ModelFailure(Exception):  # noqa: N818  (a failure is a result of an attem
     ) -> None:
         super().__init__(message)
         self.error_type = error_type
-        """The provider's `error.type`, or ours: connection_error, timeout, answer_lost, malformed_answer."""
+        """The provider's `error.type`, or ours: connection_error, timeout, answer_lost, malformed_answer;
+        `http_<status>` and stream_error stand for errors that are not shaped like the provider's."""
         self.message = message
         self.phase = phase
         self.status = status

@@ -1,0 +1,251 @@
+"""The Anthropic adapter: one attempt over HTTP through the official SDK, with its retries switched off.
+
+The SDK brings the headers, the authentication and the pool. Bodies are ours: encoding and parsing them
+here costs a fraction of what the SDK's models do, and the transcript goes out as it was stored.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from app.domain.clock import Clock, SystemClock
+from app.llm.answers import parse_answer, to_json
+from app.llm.failures import hide, malformed_answer, status_failure, transport_failure
+from app.llm.provider import JsonObject, ModelAnswer, ModelFailure, ModelRequest, Phase
+from app.llm.stream import MessageStream
+
+if TYPE_CHECKING:
+    # Loading it takes a second of CPU: opening a client does that, importing this module must not.
+    import httpx2
+
+DEFAULT_BASE_URL = "https://api.anthropic.com"
+PATH = "/v1/messages"
+CONNECTION_LIMIT = 2_000
+KEEPALIVE_S = 60.0
+"""An idle connection is kept this long: a new one costs a TLS handshake."""
+BODY_LIMIT = 64 * 1024 * 1024
+"""Bytes of an answer, after decompression."""
+ERROR_BODY_LIMIT = 1024 * 1024
+ERROR_BODY_TIMEOUT_S = 10.0
+"""For the body of an error: its status has already said what matters."""
+STREAM_END_TIMEOUT_S = 0.25
+"""For the end of the body after `message_stop`: a connection read to its end can be used again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An open client, reduced to what the adapter uses."""
+
+    send: Callable[[bytes], Awaitable["httpx2.Response"]]
+    """POST a body; returns once the headers are there, with the answer's body unread."""
+    close: Callable[[], Awaitable[None]]
+    errors: tuple[type[Exception], ...]
+    """What the SDK and the transports under it raise."""
+
+
+class AnthropicProvider:
+    """A `Provider`: Claude models over the Messages API, or whatever speaks it at `base_url`.
+
+    One instance a process, made at start-up. Nothing is taken from the environment but proxies and
+    certificate authorities: no key, no address, no header.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None,
+        base_url: str | None,
+        *,
+        connect_timeout_s: float = 60.0,
+        max_connections: int = CONNECTION_LIMIT,
+        clock: Clock | None = None,
+        transport: "httpx2.AsyncBaseTransport | None" = None,
+    ) -> None:
+        """Open the client; connections are made when they are needed.
+
+        `api_key` None sends no credential (local servers). `base_url` is without `/v1`; None is the
+        Anthropic API. `connect_timeout_s` bounds the wait for a free connection, too. `transport`
+        takes the network's place.
+
+        Raises:
+            ValueError: the key has characters that a header cannot carry. The key is not shown.
+        """
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            message = "the API key has characters that an HTTP header cannot carry"
+            raise ValueError(message)
+        self._api_key = api_key or None
+        self._clock = clock or SystemClock()
+        self._line = _open(
+            self._api_key,
+            base_url or DEFAULT_BASE_URL,
+            connect_timeout_s=connect_timeout_s,
+            max_connections=max_connections,
+            on_response=self._refuse_error_status,
+            transport=transport,
+        )
+
+    async def ask(self, request: ModelRequest) -> ModelAnswer:
+        """Make exactly one attempt, within `request.timeout_s` in all.
+
+        Raises:
+            ModelFailure: the attempt failed.
+            TypeError: the request is not plain JSON; nothing was sent.
+            asyncio.CancelledError: the caller gave up; the connection is closed at once.
+        """
+        body = request_body(request)
+        stream = MessageStream()
+        try:
+            async with asyncio.timeout(request.timeout_s) as deadline:
+                return await self._attempt(body, stream, deadline)
+        except ModelFailure as failure:
+            hide(failure, self._api_key)
+            raise
+        except self._line.errors as error:
+            if stream.complete:
+                return stream.answer()
+            told = transport_failure(
+                error, request_id=stream.request_id, usage_so_far=stream.usage_so_far()
+            )
+            # The SDK wraps what `_refuse_error_status` raised: then its exception says nothing more.
+            cause = None if told.phase is Phase.RESPONSE else error
+            raise hide(told, self._api_key) from cause
+
+    async def close(self) -> None:
+        """Close the connections, those in use too."""
+        await self._line.close()
+
+    async def _attempt(
+        self, body: bytes, stream: MessageStream, deadline: asyncio.Timeout
+    ) -> ModelAnswer:
+        response = await self._line.send(body)
+        try:
+            stream.request_id = response.headers.get("request-id")
+            if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+                return await _read_stream(response, stream, deadline)
+            raw = await _read(response, BODY_LIMIT)
+            if len(raw) > BODY_LIMIT:
+                raise _too_long(stream)
+            return parse_answer(raw, stream.request_id)
+        finally:
+            await response.aclose()
+
+    async def _refuse_error_status(self, response: "httpx2.Response") -> None:
+        """Read the body of an error ourselves: the SDK would read it without bound."""
+        if response.is_success:
+            return
+        body = b""
+        with suppress(*self._line.errors):
+            async with asyncio.timeout(ERROR_BODY_TIMEOUT_S):
+                body = await _read(response, ERROR_BODY_LIMIT)
+        raise status_failure(
+            response.status_code, response.headers, body, now_us=self._clock.now_us()
+        )
+
+
+def request_body(request: ModelRequest) -> bytes:
+    """The request as the JSON body of POST /v1/messages; equal requests give equal bytes.
+
+    Raises:
+        TypeError: a message or tool is not plain JSON.
+    """
+    body: JsonObject = {"model": request.model, "max_tokens": request.max_tokens}
+    if request.system is not None:
+        body["system"] = request.system
+    if request.tools:
+        body["tools"] = request.tools
+    body["messages"] = request.messages
+    if request.stream:
+        body["stream"] = True
+    return to_json(body)
+
+
+async def _read(response: "httpx2.Response", limit: int) -> bytes:
+    """The body; reading stops as soon as it is longer than `limit` bytes."""
+    chunks, size = [], 0
+    async for chunk in response.aiter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            break
+    return b"".join(chunks)
+
+
+async def _read_stream(
+    response: "httpx2.Response", stream: MessageStream, deadline: asyncio.Timeout
+) -> ModelAnswer:
+    size = 0
+    async for chunk in response.aiter_bytes():
+        if stream.complete:
+            continue
+        size += len(chunk)
+        if size > BODY_LIMIT:
+            raise _too_long(stream)
+        stream.feed(chunk)
+        if stream.complete:
+            deadline.reschedule(asyncio.get_running_loop().time() + STREAM_END_TIMEOUT_S)
+    return stream.answer()
+
+
+def _too_long(stream: MessageStream) -> ModelFailure:
+    return malformed_answer(
+        f"it is longer than {BODY_LIMIT} bytes",
+        request_id=stream.request_id,
+        usage_so_far=stream.usage_so_far(),
+    )
+
+
+def _open(
+    api_key: str | None,
+    base_url: str,
+    *,
+    connect_timeout_s: float,
+    max_connections: int,
+    on_response: Callable[["httpx2.Response"], Awaitable[None]],
+    transport: "httpx2.AsyncBaseTransport | None",
+) -> _Line:
+    import aiohttp  # noqa: PLC0415
+    import anthropic  # noqa: PLC0415
+    import httpx2  # noqa: PLC0415
+
+    class Client(anthropic.AsyncAnthropic):
+        def __init__(self, http_client: httpx2.AsyncClient) -> None:
+            super().__init__(
+                # Any key, even an empty one, keeps the SDK from looking for one by itself.
+                api_key=api_key or "",
+                base_url=base_url,
+                max_retries=0,
+                timeout=http_client.timeout,
+                open_telemetry=False,
+                http_client=http_client,
+            )
+            # Takes back what the SDK has read from ANTHROPIC_CUSTOM_HEADERS.
+            self._custom_headers = cast(
+                "dict[str, str]", {} if api_key else {"Authorization": anthropic.omit}
+            )
+
+    http_client = anthropic.DefaultAioHttpClient(
+        limits=httpx2.Limits(max_connections=max_connections, keepalive_expiry=KEEPALIVE_S),
+        # `ask` bounds the whole attempt. A wait for a connection is bounded apart, because an attempt
+        # that ended there has certainly not been billed.
+        timeout=httpx2.Timeout(None, connect=connect_timeout_s, pool=connect_timeout_s),
+        # A redirected POST would be a second send that nobody has reserved money for.
+        follow_redirects=False,
+        event_hooks={"response": [on_response]},
+        transport=transport,
+    )
+    client = Client(http_client)
+
+    async def send(body: bytes) -> httpx2.Response:
+        response: object = await client.post(
+            PATH,
+            cast_to=httpx2.Response,
+            content=body,
+            stream=True,
+            stream_cls=anthropic.AsyncStream[object],
+        )
+        # Asked for a raw response, the SDK hands it over unread and never builds the stream object.
+        return cast("httpx2.Response", response)
+
+    errors = (anthropic.AnthropicError, httpx2.HTTPError, aiohttp.ClientError, OSError)
+    return _Line(send, client.close, errors)
