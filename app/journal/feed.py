@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 from app.domain.task import Subject
 from app.journal.events import TaskFinished
-from app.journal.journal import PAGE_LIMIT, Recorded, read
+from app.journal.journal import Recorded, read
 from app.store.port import Store
 
 View = Callable[[Recorded], None]
@@ -45,13 +45,13 @@ class Feed:
                 follower.set()
 
     async def follow(
-        self, store: Store, subject: Subject, *, after: int = 0
+        self, store: Store, subject: Subject, *, after: int = 0, idle_s: float = 15.0
     ) -> AsyncIterator[list[Recorded]]:
-        """Pages of entries after number `after`, as they come, until the task has ended or `stop`."""
-        woken = asyncio.Event()
-        followers = self._followers.setdefault(subject.task_id, set())
-        followers.add(woken)
-        try:
+        """Pages of entries after number `after`, as they come, until the task has ended or `stop`.
+
+        An empty page says that nothing happened for `idle_s` seconds.
+        """
+        with self.watch(subject.task_id) as woken:
             while not self._stopping:
                 woken.clear()
                 page = await read(store, subject, after=after)
@@ -60,22 +60,26 @@ class Feed:
                     yield page
                     if isinstance(page[-1].event, TaskFinished):
                         return
-                if len(page) < PAGE_LIMIT:
-                    await woken.wait()
-        finally:
-            followers.discard(woken)
-            if not followers:
-                self._followers.pop(subject.task_id, None)
+                    continue
+                if not await self.woken(woken, idle_s):
+                    yield []
 
-    async def wait_for_change(self, task_id: str, *, timeout_s: float) -> None:
-        """Return at the task's next event, at `stop`, or after `timeout_s`."""
+    async def woken(self, woken: asyncio.Event, timeout_s: float) -> bool:
+        """Wait for the event of `watch`; False when `timeout_s` passed first."""
+        try:
+            await asyncio.wait_for(woken.wait(), timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+    @contextmanager
+    def watch(self, task_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set when something happens to the task (or the service stops)."""
         woken = asyncio.Event()
         followers = self._followers.setdefault(task_id, set())
         followers.add(woken)
         try:
-            if not self._stopping:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), timeout_s)
+            yield woken
         finally:
             followers.discard(woken)
             if not followers:

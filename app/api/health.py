@@ -1,0 +1,70 @@
+"""Probes and metrics: /healthz (the process turns), /readyz (it can take work), /metrics."""
+
+from fastapi import APIRouter, Response
+
+from app.api import present
+from app.api.problems import RETRY_AFTER_S, problem
+from app.api.schemas import Problem
+from app.api.services import Services, ServicesDep
+from app.domain.clock import US_PER_S
+from app.domain.errors import StoreError
+from app.domain.money import usd_from_nano
+from app.store.port import Row, Tx
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", summary="Is the process alive?")
+async def healthz(services: ServicesDep) -> Response:
+    """Answers as long as the event loop turns; asks nothing of anybody."""
+    return present.json(
+        {"status": "ok", "version": services.version, "simulated": services.simulated}
+    )
+
+
+@router.get(
+    "/readyz",
+    responses={503: {"model": Problem, "description": "Stopping, or the store cannot be written."}},
+    summary="Can it take work?",
+)
+async def readyz(services: ServicesDep) -> Response:
+    """Ready when the store can be written and the service is not stopping."""
+    if services.stopping:
+        return problem(503, "stopping", "The service is stopping.", "It takes no new work.")
+    try:
+        await services.store.write(lambda tx: tx.one("ping"))
+    except StoreError as error:
+        return problem(
+            503,
+            "store-unavailable",
+            "The store cannot be written.",
+            type(error).__name__,
+            retry_after_s=RETRY_AFTER_S,
+        )
+    return present.json({"status": "ready", "simulated": services.simulated})
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(services: ServicesDep) -> Response:
+    """Counters from the journal's events, gauges read now."""
+
+    def op(tx: Tx) -> tuple[list[Row], int]:
+        held = tx.one("reserved_now")
+        return list(tx.all("queue_state")), held["reserved_nano"] if held else 0
+
+    rows, reserved_nano = await services.store.read(op)
+    _set_gauges(services, rows, reserved_nano)
+    return Response(
+        services.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )
+
+
+def _set_gauges(services: Services, rows: list[Row], reserved_nano: int) -> None:
+    gauges = services.metrics
+    gauges.queue_depth.clear()
+    for row in rows:
+        gauges.queue_depth.labels(str(row["priority"])).set(row["depth"])
+    now_us = services.clock.now_us()
+    oldest_us = min((row["oldest_at_us"] for row in rows), default=now_us)
+    gauges.queue_age.set(max(now_us - oldest_us, 0) / US_PER_S)
+    gauges.reserved_usd.set(usd_from_nano(reserved_nano))

@@ -1,0 +1,163 @@
+"""Rows as the API shows them: plain dictionaries of the shapes in `schemas`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+from fastapi import Response
+
+from app.api.submit import Submission
+from app.domain.clock import US_PER_S, rfc3339
+from app.domain.money import usd_from_nano
+from app.domain.task import TaskSpec, TaskStatus
+from app.queue.verbs import spec_of
+from app.store.port import Row
+
+METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+NO_USAGE: Mapping[str, int] = dict.fromkeys(
+    ["calls", "spent_nano", "confirmed_nano", "estimated_nano", "presumed_nano"]
+    + [f"{meter}_tokens" for meter in METERS],
+    0,
+)
+
+
+def json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON response."""
+    return Response(orjson.dumps(body), status, headers, "application/json")
+
+
+def accepted_task(submission: Submission, at_us: int, *, simulated: bool) -> dict[str, Any]:
+    """A task that was accepted a moment ago, without reading it back."""
+    subject, spec = submission.subject, submission.spec
+    shown = _head(subject.task_id, subject.session_id, spec, submission.priority)
+    shown.update(
+        status=TaskStatus.QUEUED,
+        outcome=None,
+        result=None,
+        partial=False,
+        error=None,
+        steps=0,
+        runs=0,
+        created_at=rfc3339(at_us),
+        started_at=None,
+        finished_at=None,
+        deadline_at=rfc3339(at_us + int(spec.deadline_s * US_PER_S)),
+        simulated=simulated,
+        **_money(spec.budget_nano, 0, 0),
+        **_used(NO_USAGE),
+    )
+    return shown
+
+
+def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[str, Any]:
+    """A task from its row, with what its ledger lines sum up to."""
+    shown = _head(row["id"], row["session_id"], spec_of(row["spec"]), row["priority"])
+    shown.update(
+        status=row["status"],
+        outcome=row["outcome"],
+        result=_loads(row["result_json"]),
+        partial=bool(row["result_partial"]),
+        error=_loads(row["error_json"]),
+        steps=row["step_count"],
+        runs=row["run_count"],
+        created_at=rfc3339(row["created_at_us"]),
+        started_at=_instant(row["started_at_us"]),
+        finished_at=_instant(row["finished_at_us"]),
+        deadline_at=rfc3339(row["deadline_at_us"]),
+        simulated=simulated,
+        **_money(row["limit_nano"], used["spent_nano"], row["reserved_nano"]),
+        **_used(used),
+    )
+    return shown
+
+
+def session(row: Row) -> dict[str, Any]:
+    """A session from its row."""
+    balance = _money(row["limit_nano"], row["spent_nano"], row["reserved_nano"])
+    balance["spent_usd"] = balance.pop("cost_usd")
+    return {
+        "id": row["id"],
+        "created_at": rfc3339(row["created_at_us"]),
+        "tasks": row["task_count"],
+        **balance,
+        "links": {"self": f"/sessions/{row['id']}", "usage": f"/sessions/{row['id']}/usage"},
+    }
+
+
+def session_usage(row: Row, lines: Iterable[Row]) -> dict[str, Any]:
+    """A session's usage: every number is a sum over ledger lines, grouped by task and model."""
+    rows = list(lines)
+    balance = _money(row["limit_nano"], sum(r["spent_nano"] for r in rows), row["reserved_nano"])
+    del balance["cost_usd"]
+    return {
+        "session_id": row["id"],
+        **_usage(rows),
+        **balance,
+        "by_model": _grouped(rows, "model"),
+        "by_task": _grouped(rows, "task_id"),
+    }
+
+
+def _grouped(rows: list[Row], column: str) -> dict[str, Any]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row[column], []).append(row)
+    return {name: _usage(members) for name, members in groups.items()}
+
+
+def _usage(rows: list[Row]) -> dict[str, Any]:
+    total = {name: sum(row[name] for row in rows) for name in NO_USAGE}
+    return {"spent_usd": usd_from_nano(total["spent_nano"]), **_used(total)}
+
+
+def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[str, Any]:
+    own = f"/tasks/{task_id}"
+    return {
+        "id": task_id,
+        "task": spec.text,
+        "complexity": spec.complexity,
+        "model": spec.model,
+        "model_reason": spec.model_reason,
+        "system": spec.system,
+        "tools": list(spec.tools),
+        "session_id": session_id,
+        "priority": priority,
+        "max_steps": spec.max_steps,
+        "max_tokens": spec.max_tokens,
+        "metadata": spec.metadata,
+        "links": {
+            "self": own,
+            "events": f"{own}/events",
+            "cancel": f"{own}/cancel",
+            "session": f"/sessions/{session_id}",
+            "usage": f"/sessions/{session_id}/usage",
+        },
+    }
+
+
+def _money(limit_nano: int, spent_nano: int, reserved_nano: int) -> dict[str, float]:
+    return {
+        "budget_usd": usd_from_nano(limit_nano),
+        "cost_usd": usd_from_nano(spent_nano),
+        "reserved_usd": usd_from_nano(reserved_nano),
+        "remaining_usd": usd_from_nano(max(limit_nano - spent_nano - reserved_nano, 0)),
+    }
+
+
+def _used(used: Row | Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "calls": used["calls"],
+        "tokens": {meter: used[f"{meter}_tokens"] for meter in METERS},
+        "cost": {
+            f"{kind}_usd": usd_from_nano(used[f"{kind}_nano"])
+            for kind in ("confirmed", "estimated", "presumed")
+        },
+    }
+
+
+def _instant(at_us: int | None) -> str | None:
+    return None if at_us is None else rfc3339(at_us)
+
+
+def _loads(text: str | None) -> Any:
+    return None if text is None else orjson.loads(text)

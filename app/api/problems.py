@@ -1,0 +1,187 @@
+"""Errors as RFC 9457 problems. `type` is stable and meant for programs, `detail` for people."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from app.domain.errors import (
+    BudgetExhausted,
+    NotFound,
+    QueueFull,
+    Stopping,
+    StoreError,
+    StoreFull,
+    SubmissionRefused,
+    TaskFinished,
+)
+from app.domain.money import usd_from_nano
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+_log = logging.getLogger(__name__)
+_TITLES = {
+    400: ("bad-request", "The request cannot be understood."),
+    404: ("not-found", "Not found."),
+    405: ("method-not-allowed", "This path does not know that method."),
+    413: ("body-too-large", "The body is too large."),
+    415: ("unsupported-media-type", "The body must be JSON."),
+}
+
+
+def problem(
+    status: int,
+    kind: str,
+    title: str,
+    detail: str,
+    *,
+    retry_after_s: int | None = None,
+    **more: object,
+) -> Response:
+    """A problem response. `more` are members of its own, beside the standard ones."""
+    body = {
+        "type": f"urn:bursar:problem:{kind}",
+        "title": title,
+        "status": status,
+        "detail": detail,
+    }
+    headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+    return Response(orjson.dumps({**body, **more}), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error the service raises with a problem."""
+    for error, handler in _HANDLERS.items():
+        app.add_exception_handler(error, _as_handler(handler))
+
+
+def _as_handler(make: Callable[[Any], Response]) -> Callable[[Request, Exception], Response]:
+    async def handle(_request: Request, error: Exception) -> Response:
+        return make(error)
+
+    return handle  # type: ignore[return-value]
+
+
+def _validation(error: RequestValidationError) -> Response:
+    problems = [_field_problem(found) for found in error.errors()]
+    detail = "; ".join(
+        f"{p['field']}: {p['message']}" if p["field"] else p["message"] for p in problems
+    )
+    return problem(
+        422,
+        "invalid-request",
+        "The request has fields that cannot be accepted.",
+        detail,
+        errors=problems,
+    )
+
+
+def _field_problem(found: dict[str, Any]) -> dict[str, str]:
+    where = [str(part) for part in found["loc"] if part not in {"body", "query", "header", "path"}]
+    message = str(found["msg"]).removeprefix("Value error, ")
+    if found["type"] == "json_invalid":
+        return {"field": "", "message": f"The body is not valid JSON: {found['ctx']['error']}."}
+    return {"field": ".".join(where), "message": message}
+
+
+def _http(error: HTTPException) -> Response:
+    kind, title = _TITLES.get(error.status_code, ("http-error", "The request failed."))
+    return problem(error.status_code, kind, title, str(error.detail))
+
+
+def _not_found(error: NotFound) -> Response:
+    return problem(404, f"{error.what}-not-found", f"No such {error.what}.", str(error))
+
+
+def _finished(error: TaskFinished) -> Response:
+    return problem(
+        409,
+        "task-finished",
+        "The task has ended.",
+        str(error),
+        task_id=error.task_id,
+        task_status=error.status,
+        outcome=error.outcome,
+    )
+
+
+def _budget(error: BudgetExhausted) -> Response:
+    remaining = max(error.limit_nano - error.spent_nano - error.reserved_nano, 0)
+    return problem(
+        402,
+        "budget-exhausted",
+        "The budget is spent.",
+        f"{error} Raise the {error.scope}'s budget, or use another one.",
+        scope=error.scope,
+        limit_usd=usd_from_nano(error.limit_nano),
+        spent_usd=usd_from_nano(error.spent_nano),
+        reserved_usd=usd_from_nano(error.reserved_nano),
+        remaining_usd=usd_from_nano(remaining),
+        needed_usd=usd_from_nano(error.needed_nano),
+        resets_at=None,
+    )
+
+
+def _queue_full(error: QueueFull) -> Response:
+    return problem(
+        429,
+        "queue-full",
+        "Too many tasks are waiting.",
+        str(error),
+        retry_after_s=RETRY_AFTER_S,
+        queue_limit=error.limit,
+    )
+
+
+def _stopping(error: Stopping) -> Response:
+    return problem(
+        503, "stopping", "The service is stopping.", str(error), retry_after_s=RETRY_AFTER_S
+    )
+
+
+def _refused(error: SubmissionRefused) -> Response:
+    return problem(
+        422,
+        f"unknown-{error.field}",
+        f"The {error.field} cannot be used.",
+        str(error),
+        errors=[{"field": error.field, "message": str(error)}],
+    )
+
+
+def _store(error: StoreError) -> Response:
+    _log.error(
+        "store_failed", extra={"error_type": type(error).__name__, "error_message": str(error)}
+    )
+    if isinstance(error, StoreFull):
+        return problem(
+            507, "store-full", "No space left.", "The service cannot store more.", retry_after_s=60
+        )
+    detail = "The service cannot reach its store right now. Nothing of this request was kept."
+    return problem(
+        503, "store-unavailable", "The store is unavailable.", detail, retry_after_s=RETRY_AFTER_S
+    )
+
+
+def _bug(error: Exception) -> Response:
+    _log.error("request_failed", exc_info=error)
+    detail = "Something went wrong inside the service; its log has the details."
+    return problem(500, "internal-error", "Internal error.", detail)
+
+
+_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
+    RequestValidationError: _validation,
+    StarletteHTTPException: _http,
+    NotFound: _not_found,
+    TaskFinished: _finished,
+    BudgetExhausted: _budget,
+    QueueFull: _queue_full,
+    Stopping: _stopping,
+    SubmissionRefused: _refused,
+    StoreError: _store,
+    Exception: _bug,
+}

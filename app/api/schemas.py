@@ -1,0 +1,269 @@
+"""The bodies of the API: what a client may send, and the shape of what it gets back."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from app.domain.money import MAX_USD
+from app.domain.task import Complexity
+
+TEXT_LIMIT_BYTES = 256 * 1024
+SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
+TOOLS_LIMIT = 64
+METADATA_LIMIT = 32
+
+
+def _clean(text: str) -> str:
+    """Text both databases and every log can hold."""
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError("has a lone surrogate, which is not valid Unicode") from None
+    if "\x00" in text:
+        raise ValueError("has a NUL character")
+    if size > TEXT_LIMIT_BYTES:
+        raise ValueError(f"is {size:,} bytes; the limit is {TEXT_LIMIT_BYTES:,} bytes of UTF-8")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("is empty")
+    return text
+
+
+def _number(value: object) -> object:
+    """Amounts are JSON numbers; text that looks like one is refused."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise ValueError("must be a JSON number")  # noqa: TRY004  (pydantic turns ValueError into 422)
+    return Decimal(value)
+
+
+Text = Annotated[str, AfterValidator(_clean)]
+Usd = Annotated[
+    Decimal,
+    BeforeValidator(_number),
+    Field(ge=0, le=MAX_USD, decimal_places=9, allow_inf_nan=False),
+    WithJsonSchema(
+        {
+            "type": "number",
+            "minimum": 0,
+            "maximum": MAX_USD,
+            "description": "USD, at most nine decimals.",
+        }
+    ),
+]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_number),
+    Field(gt=0, le=7 * 86_400, allow_inf_nan=False),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 7 * 86_400}),
+]
+
+
+class Body(BaseModel):
+    """A request body: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class TaskIn(Body):
+    """A task to run."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"task": "Explain supervised and unsupervised learning.", "complexity": "simple"},
+                {
+                    "task": "What is 12 * (7 + 5)? Use the calculator.",
+                    "tools": ["calculator"],
+                    "session_id": "demo",
+                    "budget_usd": 0.05,
+                    "max_steps": 4,
+                    "metadata": {"customer": "42"},
+                },
+            ]
+        }
+    )
+
+    task: Annotated[Text, AfterValidator(_not_blank)] = Field(
+        description="What to do: 1 byte to 256 KiB of UTF-8.", min_length=1
+    )
+    complexity: Complexity = Field(
+        Complexity.MEDIUM, description="Chooses the route, hence the model."
+    )
+    session_id: str | None = Field(
+        None,
+        pattern=SESSION_ID,
+        description="Tasks of one session share its budget; it is made on first use. Unset: one of its own.",
+    )
+    budget_usd: Usd | None = Field(None, description="The most this task may cost.")
+    max_steps: int | None = Field(
+        None, ge=1, le=100, strict=True, description="Model calls, at most."
+    )
+    max_tokens: int | None = Field(
+        None, ge=1, le=128_000, strict=True, description="Output tokens of one model call, at most."
+    )
+    system: Text | None = Field(None, description="The system prompt.")
+    model: str | None = Field(
+        None, pattern=NAME, description="A model by name, instead of the route."
+    )
+    tools: tuple[Annotated[str, Field(pattern=NAME)], ...] = Field(
+        (),
+        max_length=TOOLS_LIMIT,
+        description="Names of the tools the model may use; none unless named.",
+    )
+    priority: int = Field(5, ge=0, le=9, strict=True, description="0 is served first, 9 last.")
+    deadline_s: Seconds | None = Field(
+        None, description="Seconds from now until the task is given up."
+    )
+    metadata: dict[
+        Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]
+    ] = Field(
+        {}, max_length=METADATA_LIMIT, description="Yours: text by text, returned as it came."
+    )
+
+
+class BudgetIn(Body):
+    """A session's budget."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"budget_usd": 2.5}]})
+
+    budget_usd: Usd = Field(description="The most this session may cost.")
+
+
+class Tokens(BaseModel):
+    """Tokens by meter."""
+
+    input: int
+    output: int
+    cache_read: int
+    cache_write_5m: int
+    cache_write_1h: int
+
+
+class Spend(BaseModel):
+    """Money by how sure it is: usage reported, bounded, or the answer lost."""
+
+    confirmed_usd: float
+    estimated_usd: float
+    presumed_usd: float
+
+
+class TaskErrorOut(BaseModel):
+    """Why a task failed."""
+
+    type: str
+    message: str
+
+
+class TaskOut(BaseModel):
+    """A task and how it stands."""
+
+    id: str
+    status: Literal["queued", "running", "paused", "cancelling", "succeeded", "failed", "cancelled"]
+    outcome: str | None = Field(
+        description="Why it ended; set exactly when the status is terminal."
+    )
+    result: str | None = Field(
+        description="The answer's text; of a failed task what there was, if any."
+    )
+    partial: bool = Field(
+        description="The result is what there was when the task failed, not an answer."
+    )
+    error: TaskErrorOut | None
+    task: str
+    complexity: Complexity
+    model: str
+    model_reason: str
+    system: str | None
+    tools: list[str]
+    session_id: str
+    priority: int
+    max_steps: int
+    max_tokens: int
+    metadata: dict[str, str]
+    steps: int = Field(description="Model answers so far.")
+    runs: int = Field(description="How often a worker took it up.")
+    calls: int = Field(description="Model attempts that were paid or presumed paid.")
+    tokens: Tokens
+    budget_usd: float
+    cost_usd: float
+    reserved_usd: float
+    remaining_usd: float
+    cost: Spend
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime
+    simulated: bool = Field(description="Answered by the built-in simulator, not by a real model.")
+    links: dict[str, str]
+
+
+class TaskPage(BaseModel):
+    """Tasks, newest first."""
+
+    tasks: list[TaskOut]
+    next_cursor: str | None = Field(description="Pass it as `cursor` for the next page.")
+
+
+class SessionOut(BaseModel):
+    """A session and its budget."""
+
+    id: str
+    created_at: datetime
+    tasks: int
+    budget_usd: float
+    spent_usd: float
+    reserved_usd: float
+    remaining_usd: float
+    links: dict[str, str]
+
+
+class UsageOut(BaseModel):
+    """What some calls used and cost."""
+
+    calls: int
+    spent_usd: float
+    cost: Spend
+    tokens: Tokens
+
+
+class SessionUsageOut(UsageOut):
+    """A session's usage: sums over its ledger's lines."""
+
+    session_id: str
+    budget_usd: float
+    reserved_usd: float
+    remaining_usd: float
+    by_model: dict[str, UsageOut]
+    by_task: dict[str, UsageOut]
+
+
+class EventOut(BaseModel):
+    """One journal entry."""
+
+    seq: int = Field(description="1, 2, 3, … per task, without gaps.")
+    type: str
+    at: datetime
+    run: int
+    data: dict[str, Any]
+
+
+class EventPage(BaseModel):
+    """Events of a task, in order."""
+
+    events: list[EventOut]
+    next_after: int = Field(description="Pass it as `after` for what comes next.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 describes it."""
+
+    type: str = Field(description="Stable: branch on this.")
+    title: str
+    status: int
+    detail: str

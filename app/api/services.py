@@ -1,0 +1,57 @@
+"""What the endpoints work with; put together by `app.main`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.budget.turns import Turns
+from app.domain.clock import Clock
+from app.domain.task import Complexity
+from app.journal.feed import Feed
+from app.llm.pricing import PriceBook
+from app.observe.metrics import Metrics
+from app.queue.port import Queue
+from app.store.port import Store
+from app.tools.registry import ToolRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a submission gets that does not say otherwise."""
+
+    routes: Mapping[Complexity, str]
+    task_budget_nano: int
+    session_budget_nano: int
+    has_service_budget: bool
+    max_steps: int
+    max_tokens: int
+    deadline_s: float
+
+
+@dataclass(slots=True)
+class Services:
+    """One a process."""
+
+    store: Store
+    queue: Queue
+    feed: Feed
+    tools: ToolRegistry
+    prices: PriceBook
+    metrics: Metrics
+    turns: Turns
+    clock: Clock
+    defaults: Defaults
+    version: str
+    simulated: bool
+    stopping: bool = False
+
+
+def services_of(request: Request) -> Services:
+    """The services of the running application."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(services_of)]

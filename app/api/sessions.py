@@ -1,0 +1,87 @@
+"""/sessions: their budgets and what they spent."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Response
+
+from app.api import present
+from app.api.schemas import SESSION_ID, BudgetIn, Problem, SessionOut, SessionUsageOut
+from app.api.services import ServicesDep
+from app.api.strict import StrictRoute
+from app.budget.ledger import balance, open_account, session_scope, set_limit
+from app.domain.errors import NotFound
+from app.domain.money import nano_from_usd
+from app.domain.task import LOCAL_OWNER, Subject
+from app.journal.events import SessionBudgetSet
+from app.journal.journal import append
+from app.store.port import Row, Tx
+
+router = APIRouter(route_class=StrictRoute, tags=["sessions"])
+SessionId = Annotated[str, Path(pattern=SESSION_ID)]
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No such session."}
+}
+
+
+@router.get(
+    "/sessions/{session_id}",
+    response_model=SessionOut,
+    responses=_NOT_FOUND,
+    summary="Look at a session",
+)
+async def get_session(services: ServicesDep, session_id: SessionId) -> Response:
+    """The session and its budget."""
+    return present.json(await services.store.read(lambda tx: present.session(_row(tx, session_id))))
+
+
+@router.get(
+    "/sessions/{session_id}/usage",
+    response_model=SessionUsageOut,
+    responses=_NOT_FOUND,
+    summary="What a session used and spent",
+)
+async def get_session_usage(services: ServicesDep, session_id: SessionId) -> Response:
+    """Calls, tokens and money, in all and by model and by task: sums over the ledger's lines."""
+
+    def op(tx: Tx) -> dict[str, Any]:
+        row = _row(tx, session_id)
+        return present.session_usage(
+            row, tx.all("usage_of_session", owner=LOCAL_OWNER, session_id=session_id)
+        )
+
+    return present.json(await services.store.read(op))
+
+
+@router.put(
+    "/sessions/{session_id}/budget", response_model=SessionOut, summary="Set a session's budget"
+)
+async def put_session_budget(
+    services: ServicesDep, session_id: SessionId, body: BudgetIn
+) -> Response:
+    """Set what the session may cost; makes the session if it is new.
+
+    A budget below what is spent is accepted: it stops new calls. Raising it lets waiting calls go on.
+    """
+    limit_nano = nano_from_usd(body.budget_usd)
+    scope = session_scope(LOCAL_OWNER, session_id)
+
+    def op(tx: Tx) -> dict[str, Any]:
+        known = tx.one("read_session", owner=LOCAL_OWNER, id=session_id)
+        previous = None if known is None else balance(tx, scope).limit_nano
+        tx.run("open_session", owner=LOCAL_OWNER, id=session_id, now_us=tx.now_us)
+        open_account(tx, scope, LOCAL_OWNER, limit_nano)
+        set_limit(tx, scope, limit_nano)
+        subject = Subject(f"session/{LOCAL_OWNER}/{session_id}", session_id, LOCAL_OWNER)
+        append(tx, subject, SessionBudgetSet(budget_nano=limit_nano, previous_nano=previous))
+        return present.session(_row(tx, session_id))
+
+    shown = await services.store.write(op)
+    services.turns.ended((scope,))
+    return present.json(shown)
+
+
+def _row(tx: Tx, session_id: str) -> Row:
+    row = tx.one("read_session", owner=LOCAL_OWNER, id=session_id)
+    if row is None:
+        raise NotFound("session", session_id)
+    return row

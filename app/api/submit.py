@@ -1,0 +1,149 @@
+"""From a body to a durable task: what is checked, and the one transaction that accepts it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from app.api.schemas import TaskIn
+from app.api.services import Services
+from app.budget.ledger import SERVICE, Balance, balance, open_account, session_scope, task_scope
+from app.domain.clock import US_PER_S
+from app.domain.errors import BudgetExhausted, SubmissionRefused
+from app.domain.ids import new_id
+from app.domain.money import nano_from_usd
+from app.domain.task import LOCAL_OWNER, Subject, TaskSpec
+from app.journal.events import TaskAccepted
+from app.journal.journal import append
+from app.llm.bound import UnboundedContent, prompt_bound, worst_case_nano
+from app.llm.models import facts_of
+from app.llm.pricing import UnknownModel
+from app.llm.provider import ModelRequest
+from app.llm.router import route
+from app.queue import verbs
+from app.store.port import Tx
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A task that can run, not yet accepted."""
+
+    subject: Subject
+    spec: TaskSpec
+    priority: int
+    minimal_nano: int
+    """Price of the smallest useful call: a session that cannot pay it takes no task."""
+
+
+def prepare(services: Services, body: TaskIn) -> Submission:
+    """Fill in the defaults and check what no schema can.
+
+    Raises:
+        SubmissionRefused: an unknown model or tool.
+    """
+    defaults = services.defaults
+    chosen = route(body.complexity, body.model, defaults.routes)
+    _check_tools(services, body.tools)
+    now_us = services.clock.now_us()
+    session_id = body.session_id or new_id("sess", now_us)
+    budget = body.budget_usd
+    spec = TaskSpec(
+        text=body.task,
+        complexity=body.complexity,
+        model=chosen.model,
+        model_reason=chosen.reason,
+        max_steps=body.max_steps or defaults.max_steps,
+        max_tokens=min(
+            body.max_tokens or defaults.max_tokens, facts_of(chosen.model).max_output_tokens
+        ),
+        max_tokens_explicit=body.max_tokens is not None,
+        deadline_s=body.deadline_s or defaults.deadline_s,
+        budget_nano=defaults.task_budget_nano if budget is None else nano_from_usd(budget),
+        system=body.system,
+        tools=body.tools,
+        metadata=body.metadata,
+    )
+    subject = Subject(new_id("task", now_us), session_id, LOCAL_OWNER)
+    return Submission(subject, spec, body.priority, _minimal_nano(services, spec))
+
+
+def _check_tools(services: Services, names: tuple[str, ...]) -> None:
+    known = services.tools.names()
+    for name in names:
+        if name not in known:
+            raise SubmissionRefused(
+                "tools", f"There is no tool {name!r}. Known: {', '.join(known)}."
+            )
+    if len(set(names)) < len(names):
+        raise SubmissionRefused("tools", "A tool is named twice.")
+
+
+def _minimal_nano(services: Services, spec: TaskSpec) -> int:
+    today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
+    try:
+        row = services.prices.row(spec.model, today)
+    except UnknownModel as error:
+        raise SubmissionRefused("model", str(error)) from error
+    facts = facts_of(spec.model)
+    request = ModelRequest(
+        model=spec.model,
+        max_tokens=spec.max_tokens,
+        messages=[{"role": "user", "content": spec.text}],
+        system=spec.system,
+        tools=services.tools.definitions(spec.tools),
+    )
+    try:
+        prompt_tokens = prompt_bound(request, facts)
+    except UnboundedContent:
+        prompt_tokens = facts.context_window_tokens
+    return worst_case_nano(row, facts, prompt_tokens, min(facts.min_output_tokens, spec.max_tokens))
+
+
+def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int]:
+    """The transaction that makes the task durable; returns the instant of its acceptance.
+
+    Raises (when run):
+        BudgetExhausted: what the session or the service has spent leaves less than a minimal call.
+    """
+    subject, spec, defaults = submission.subject, submission.spec, services.defaults
+    session = session_scope(subject.owner, subject.session_id)
+
+    def op(tx: Tx) -> int:
+        tx.run("open_session", owner=subject.owner, id=subject.session_id, now_us=tx.now_us)
+        open_account(tx, session, subject.owner, defaults.session_budget_nano)
+        stands = balance(tx, session)
+        _refuse_if_spent(stands, submission.minimal_nano)
+        if defaults.has_service_budget:
+            _refuse_if_spent(balance(tx, SERVICE), submission.minimal_nano)
+        open_account(tx, task_scope(subject), subject.owner, spec.budget_nano)
+        verbs.enqueue(tx, subject, spec, submission.priority)
+        append(
+            tx,
+            subject,
+            TaskAccepted(
+                complexity=spec.complexity,
+                model=spec.model,
+                reason=spec.model_reason,
+                tools=spec.tools,
+                budget_nano=spec.budget_nano,
+                session_budget_nano=stands.limit_nano,
+                max_steps=spec.max_steps,
+                max_tokens=spec.max_tokens,
+                priority=submission.priority,
+                input_bytes=len(spec.text.encode()),
+            ),
+        )
+        return tx.now_us
+
+    return op
+
+
+def _refuse_if_spent(stands: Balance, needed_nano: int) -> None:
+    """Judged by spent money: what other calls hold may come back."""
+    if stands.unspent_nano < needed_nano:
+        raise BudgetExhausted(
+            scope=stands.scope.kind,
+            limit_nano=stands.limit_nano,
+            spent_nano=stands.spent_nano,
+            reserved_nano=stands.reserved_nano,
+            needed_nano=needed_nano,
+        )

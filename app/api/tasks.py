@@ -1,0 +1,159 @@
+"""/tasks: submit, look, list, cancel."""
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Response
+
+from app.api import present
+from app.api.schemas import SESSION_ID, Problem, TaskIn, TaskOut, TaskPage
+from app.api.services import ServicesDep
+from app.api.strict import StrictRoute
+from app.api.submit import acceptance, prepare
+from app.api.waiting import WaitDep, await_end, read_task
+from app.domain.errors import BudgetExhausted
+from app.domain.task import LOCAL_OWNER, TaskStatus
+from app.queue import verbs
+from app.store.port import Tx
+
+router = APIRouter(route_class=StrictRoute, tags=["tasks"])
+POLL_AFTER_S = "1"
+PAGE_LIMIT = 200
+_FAR_FUTURE_US = 1 << 62
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No such task."}
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    402: {"model": Problem, "description": "The session's (or the service's) budget is spent."},
+    422: {"model": Problem, "description": "A field cannot be accepted."},
+    429: {
+        "model": Problem,
+        "description": "The queue is full; `Retry-After` says when to come back.",
+    },
+    503: {"model": Problem, "description": "Stopping, or the store is unavailable."},
+}
+
+
+@router.post(
+    "/tasks",
+    status_code=202,
+    response_model=TaskOut,
+    responses={
+        200: {"model": TaskOut, "description": "It ended within `Prefer: wait=N`."},
+        **_REFUSALS,
+    },
+    summary="Submit a task",
+)
+async def create_task(services: ServicesDep, body: TaskIn, wait_s: WaitDep) -> Response:
+    """Accept a task: once this answers, the task is durable. Poll `Location`, or follow its events."""
+    with services.queue.place():
+        submission = prepare(services, body)
+        try:
+            at_us = await services.store.write(acceptance(services, submission))
+        except BudgetExhausted as error:
+            services.metrics.rejections.labels(error.scope).inc()
+            raise
+    task_id = submission.subject.task_id
+    headers = {"Location": f"/tasks/{task_id}"}
+    if not wait_s:
+        task = present.accepted_task(submission, at_us, simulated=services.simulated)
+    else:
+        task = await await_end(services, task_id, wait_s)
+        headers["Preference-Applied"] = f"wait={wait_s}"
+    if TaskStatus(task["status"]).terminal:
+        return present.json(task, 200, headers)
+    return present.json(task, 202, {**headers, "Retry-After": POLL_AFTER_S})
+
+
+@router.get(
+    "/tasks/{task_id}", response_model=TaskOut, responses=_NOT_FOUND, summary="Look at a task"
+)
+async def get_task(services: ServicesDep, task_id: str, wait_s: WaitDep) -> Response:
+    """The task and how it stands; with `Prefer: wait=N` at its end, N seconds later at most."""
+    if not wait_s:
+        return _standing(await read_task(services, task_id))
+    task = await await_end(services, task_id, wait_s)
+    return _standing(task, {"Preference-Applied": f"wait={wait_s}"})
+
+
+@router.get("/tasks", response_model=TaskPage, summary="List tasks")
+async def list_tasks(
+    services: ServicesDep,
+    status: Annotated[TaskStatus | None, Query()] = None,
+    session_id: Annotated[str | None, Query(pattern=SESSION_ID)] = None,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 50,
+) -> Response:
+    """Newest first."""
+    before_us, before_id = _position(cursor)
+    names = [n for n, v in (("session", session_id), ("status", status)) if v is not None]
+    query = "list_tasks" + ("_by_" + "_and_".join(names) if names else "")
+
+    def op(tx: Tx) -> list[dict[str, Any]]:
+        rows = tx.all(
+            query,
+            owner=LOCAL_OWNER,
+            status=status,
+            session_id=session_id,
+            before_us=before_us,
+            before_id=before_id,
+            limit=limit + 1,
+        )
+        return [{"row": row, "used": tx.one("usage_of_task", task_id=row["id"])} for row in rows]
+
+    found = await services.store.read(op)
+    page = found[:limit]
+    last = page[-1]["row"] if len(found) > limit else None
+    return present.json(
+        {
+            "tasks": [
+                present.task(f["row"], f["used"] or present.NO_USAGE, simulated=services.simulated)
+                for f in page
+            ],
+            "next_cursor": _cursor(last["created_at_us"], last["id"]) if last else None,
+        }
+    )
+
+
+@router.post(
+    "/tasks/{task_id}/cancel",
+    status_code=202,
+    response_model=TaskOut,
+    responses={
+        **_NOT_FOUND,
+        200: {"model": TaskOut, "description": "It was waiting, and is cancelled."},
+        409: {"model": Problem, "description": "It has ended already; `task_status` says how."},
+    },
+    summary="Cancel a task",
+)
+async def cancel_task(services: ServicesDep, task_id: str) -> Response:
+    """Ask a task to stop. `cancelling` until its worker confirms; what the stopped call may cost is booked."""
+    status = await services.store.write(lambda tx: verbs.cancel(tx, LOCAL_OWNER, task_id))
+    task = await read_task(services, task_id)
+    return present.json(task, 200 if status.terminal else 202, {"Location": f"/tasks/{task_id}"})
+
+
+def _standing(task: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    headers = dict(headers or {})
+    if not TaskStatus(task["status"]).terminal:
+        headers["Retry-After"] = POLL_AFTER_S
+    return present.json(task, 200, headers)
+
+
+def _cursor(created_at_us: int, task_id: str) -> str:
+    return base64.urlsafe_b64encode(f"{created_at_us}.{task_id}".encode()).decode().rstrip("=")
+
+
+def _position(cursor: str | None) -> tuple[int, str]:
+    if cursor is None:
+        return _FAR_FUTURE_US, ""
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        created_at_us, _, task_id = text.partition(".")
+        position = int(created_at_us)
+    except (binascii.Error, UnicodeError, ValueError):
+        position, task_id = -1, ""
+    if not 0 <= position <= _FAR_FUTURE_US or not task_id:
+        raise HTTPException(400, "The cursor is not one that this service gave out.")
+    return position, task_id

@@ -1,0 +1,55 @@
+"""`Prefer: wait=N`: hold the answer until the task has ended, N seconds at most (RFC 7240)."""
+
+import re
+from typing import Annotated, Any
+
+from fastapi import Depends, Header
+
+from app.api import present
+from app.api.services import Services
+from app.domain.errors import NotFound
+from app.domain.task import LOCAL_OWNER, TaskStatus
+from app.store.port import Tx
+
+WAIT_LIMIT_S = 60
+"""The longest wait; a longer wish is shortened, and `Preference-Applied` says so."""
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
+
+
+def wished_wait_s(prefer: Annotated[str | None, Header()] = None) -> int:
+    """Seconds of the `wait` preference; 0 without one."""
+    found = _WAIT.search(prefer or "")
+    return min(int(found[1]), WAIT_LIMIT_S) if found else 0
+
+
+WaitDep = Annotated[int, Depends(wished_wait_s)]
+
+
+async def read_task(services: Services, task_id: str) -> dict[str, Any]:
+    """The task as the API shows it.
+
+    Raises:
+        NotFound: no such task of this owner.
+    """
+
+    def op(tx: Tx) -> dict[str, Any]:
+        row = tx.one("read_task", id=task_id, owner=LOCAL_OWNER)
+        if row is None:
+            raise NotFound("task", task_id)
+        used = tx.one("usage_of_task", task_id=task_id) or present.NO_USAGE
+        return present.task(row, used, simulated=services.simulated)
+
+    return await services.store.read(op)
+
+
+async def await_end(services: Services, task_id: str, wait_s: float) -> dict[str, Any]:
+    """The task, at its end or after `wait_s` seconds."""
+    until_s = services.clock.monotonic_s() + wait_s
+    while True:
+        # Watch before reading: an end between the two would be missed.
+        with services.feed.watch(task_id) as woken:
+            task = await read_task(services, task_id)
+            left_s = until_s - services.clock.monotonic_s()
+            if TaskStatus(task["status"]).terminal or left_s <= 0 or services.stopping:
+                return task
+            await services.feed.woken(woken, left_s)
