@@ -25,13 +25,13 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clock; `monotonic_s` is the running loop's, so that virtual time moves it too."""
+    """The machine's clock."""
 
     def now_us(self) -> int:
         return time.time_ns() // 1_000
 
     def monotonic_s(self) -> float:
-        return asyncio.get_running_loop().time()
+        return time.monotonic()
 
     async def sleep(self, duration_s: float) -> None:
         await asyncio.sleep(duration_s)

@@ -25,13 +25,19 @@ from app.observe.logs import EVENT_LOGGER
 from app.observe.metrics import Metrics
 
 
-def _public(name: str) -> tuple[str, str, Callable[[int], Any] | None]:
+def _public(name: str) -> tuple[str, str, Callable[[Any], Any] | None]:
     """A field's name, its name outside, and how its value is shown there."""
     if name.endswith("_nano"):
         return name, name.removesuffix("_nano") + "_usd", usd_from_nano
     if name.endswith("_at_us"):
         return name, name.removesuffix("_us"), rfc3339
+    if name.endswith("_s"):
+        return name, name, _seconds
     return name, name, None
+
+
+def _seconds(value: float) -> float:
+    return round(value, 6)
 
 
 _FIELDS = {

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.anthropic.com"
 PATH = "/v1/messages"
+REFERENCE_HEADER = "x-bursar-attempt"
+"""Names the attempt in our ledger, so that both sides' records can be matched."""
 CONNECTION_LIMIT = 2_000
 KEEPALIVE_S = 60.0
 """An idle connection is kept this long: a new one costs a TLS handshake."""
@@ -38,8 +40,8 @@ STREAM_END_TIMEOUT_S = 0.25
 class _Line:
     """An open client, reduced to what the adapter uses."""
 
-    send: Callable[[bytes], Awaitable["httpx2.Response"]]
-    """POST a body; returns once the headers are there, with the answer's body unread."""
+    send: Callable[[bytes, str | None], Awaitable["httpx2.Response"]]
+    """POST a body under our reference; returns once the headers are there, with the body unread."""
     close: Callable[[], Awaitable[None]]
     errors: tuple[type[Exception], ...]
     """What the SDK and the transports under it raise."""
@@ -97,7 +99,7 @@ class AnthropicProvider:
         stream = MessageStream()
         try:
             async with asyncio.timeout(request.timeout_s) as deadline:
-                return await self._attempt(body, stream, deadline)
+                return await self._attempt(body, request.reference, stream, deadline)
         except ModelFailure as failure:
             hide(failure, self._api_key)
             raise
@@ -116,9 +118,9 @@ class AnthropicProvider:
         await self._line.close()
 
     async def _attempt(
-        self, body: bytes, stream: MessageStream, deadline: asyncio.Timeout
+        self, body: bytes, reference: str | None, stream: MessageStream, deadline: asyncio.Timeout
     ) -> ModelAnswer:
-        response = await self._line.send(body)
+        response = await self._line.send(body, reference)
         try:
             stream.request_id = response.headers.get("request-id")
             if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
@@ -236,11 +238,12 @@ def _open(
     )
     client = Client(http_client)
 
-    async def send(body: bytes) -> httpx2.Response:
+    async def send(body: bytes, reference: str | None) -> httpx2.Response:
         response: object = await client.post(
             PATH,
             cast_to=httpx2.Response,
             content=body,
+            options={"headers": {REFERENCE_HEADER: reference}} if reference else {},
             stream=True,
             stream_cls=anthropic.AsyncStream[object],
         )

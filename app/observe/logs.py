@@ -84,5 +84,13 @@ def configure(level: str, file: Path | None, redactor: Redactor) -> None:
         handler.setFormatter(JsonFormatter(redactor))
         root.addHandler(handler)
     root.setLevel(level)
-    for chatty in ("httpx", "httpx2", "httpcore", "anthropic", "asyncio", "aiohttp.access"):
+    for chatty in (
+        "uvicorn.error",
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "anthropic",
+        "asyncio",
+        "aiohttp.access",
+    ):
         logging.getLogger(chatty).setLevel(logging.WARNING)

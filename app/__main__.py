@@ -1,0 +1,177 @@
+"""The command line: python -m app serve | demo | simulate | config | openapi | healthcheck."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from app import __version__
+from app import settings as configuration
+from app.domain.errors import StoreError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong settings or usage."""
+    chosen = _parser().parse_args(arguments)
+    try:
+        code: int = chosen.run(chosen)
+    except configuration.SettingsError as error:
+        return _complain(error.problems, EXIT_USAGE)
+    except StoreError as error:
+        return _complain([str(error)], EXIT_FAILED)
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m app",
+        description="Bursar runs Claude agents for other programs.",
+        epilog="Settings come from the environment and .env; `config` prints what is in force.",
+    )
+    parser.add_argument("--version", action="version", version=f"bursar {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, run, text in (
+        ("serve", _serve, "run the service"),
+        ("demo", _demo, "run the service; without a key against the built-in simulator"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--host", help="address to listen on (BURSAR_HOST)")
+        command.add_argument("--port", type=int, help="port to listen on (BURSAR_PORT)")
+        command.set_defaults(run=run)
+    simulate = commands.add_parser("simulate", help="run the simulator alone, on loopback")
+    simulate.add_argument("--host", default="127.0.0.1")
+    simulate.add_argument("--port", type=int, default=8787)
+    simulate.add_argument("--seed", type=int, default=0, help="same seed, same ids and faults")
+    simulate.set_defaults(run=_simulate)
+    config = commands.add_parser("config", help="print the settings in force, secrets masked")
+    config.set_defaults(run=_config)
+    openapi = commands.add_parser("openapi", help="print the API's description")
+    openapi.set_defaults(run=_openapi)
+    health = commands.add_parser("healthcheck", help="exit 0 when the service here is ready")
+    health.set_defaults(run=_healthcheck)
+    return parser
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    return _run_service(chosen, {})
+
+
+def _demo(chosen: argparse.Namespace) -> int:
+    return _run_service(chosen, {"simulator": "auto"}, demo=True)
+
+
+def _run_service(chosen: argparse.Namespace, given: dict[str, Any], *, demo: bool = False) -> int:
+    given.update({k: v for k in ("host", "port") if (v := getattr(chosen, k)) is not None})
+    settings = configuration.load(**given)
+    # Loading the SDK takes a second: say no to a taken port before that.
+    from app import server  # noqa: PLC0415
+    from app.observe.logs import Redactor, configure  # noqa: PLC0415
+
+    try:
+        address = server.listen(settings)
+        configure(settings.log_level, settings.log_file, Redactor(settings.secrets()))
+    except server.AddressTakenError as error:
+        return _complain([str(error)], EXIT_FAILED)
+    except OSError as error:
+        return _complain([f"BURSAR_LOG_FILE: {error.strerror}: {settings.log_file}."], EXIT_USAGE)
+    if demo:
+        _say(_welcome(settings, address.getsockname()[1]))
+    _run(lambda: server.serve(settings, address))
+    return 0
+
+
+def _welcome(settings: configuration.Settings, port: int) -> str:
+    url = f"http://{settings.host}:{port}"
+    who = (
+        "the built-in SIMULATOR: no key, no cost"
+        if settings.simulated
+        else "a real model: this costs money"
+    )
+    body = '{"task":"Explain supervised and unsupervised learning.","complexity":"simple"}'
+    return f"""
+  Bursar {__version__} answers with {who}.
+
+  Docs       {url}/docs
+  Try it     curl -i -X POST {url}/tasks -H 'content-type: application/json' -H 'prefer: wait=10' -d '{body}'
+  Stop       Ctrl-C
+"""
+
+
+def _simulate(chosen: argparse.Namespace) -> int:
+    from app.simulator.server import serve  # noqa: PLC0415
+
+    _say(
+        f"Simulated Messages API on http://{chosen.host}:{chosen.port} (its bill: /simulator/bill)"
+    )
+    try:
+        _run(lambda: serve(chosen.host, chosen.port, chosen.seed))
+    except OSError as error:
+        return _complain(
+            [f"Cannot listen on {chosen.host}:{chosen.port}: {error.strerror}."], EXIT_FAILED
+        )
+    return 0
+
+
+def _config(_chosen: argparse.Namespace) -> int:
+    shown = configuration.load(simulator="auto").shown() | {}
+    sys.stdout.write(json.dumps(shown, indent=2, default=str) + "\n")
+    for sentence in configuration.unknown_variables():
+        _say(sentence)
+    return 0
+
+
+def _openapi(_chosen: argparse.Namespace) -> int:
+    from app.api.app import openapi  # noqa: PLC0415
+
+    sys.stdout.write(json.dumps(openapi(__version__), indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _healthcheck(_chosen: argparse.Namespace) -> int:
+    import httpx  # noqa: PLC0415
+
+    settings = configuration.load(simulator="auto")
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    try:
+        answer = httpx.get(f"http://{host}:{settings.port}/readyz", timeout=5, trust_env=False)
+    except httpx.HTTPError as error:
+        return _complain([f"Not reachable: {error}."], EXIT_FAILED)
+    return 0 if answer.is_success else _complain([answer.text], EXIT_FAILED)
+
+
+def _run(work: Callable[[], Awaitable[None]]) -> None:
+    try:
+        import uvloop  # noqa: PLC0415
+    except ImportError:  # not on this platform: asyncio's own loop does
+        loop_factory = None
+    else:
+        loop_factory = uvloop.new_event_loop
+
+    async def run() -> None:
+        await work()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run())
+
+
+def _say(text: str) -> None:
+    """To people, on stderr: stdout has the JSON log, or the data asked for."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _complain(sentences: list[str], code: int) -> int:
+    for sentence in sentences:
+        _say(f"bursar: {sentence}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,234 @@
+"""Wiring: from settings to a running service. The only module that names adapters."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fastapi import FastAPI
+
+from app import __version__
+from app.agent.loop import AgentLoop
+from app.api.app import create_app
+from app.api.services import Defaults, Services
+from app.budget.ledger import SERVICE, Scope, open_account, set_limit
+from app.budget.turns import Turns
+from app.domain.clock import US_PER_S, Clock, SystemClock
+from app.domain.ids import new_id
+from app.domain.money import nano_from_usd
+from app.domain.task import LOCAL_OWNER
+from app.journal.feed import Feed
+from app.journal.views import LogView, MetricsView
+from app.llm.anthropic import AnthropicProvider
+from app.llm.caller import Caller, CallLimits
+from app.llm.price_overrides import PriceFileError
+from app.llm.pricing import PriceBook, UnknownModel
+from app.llm.provider import Provider
+from app.llm.retry import RetryLimits
+from app.observe.metrics import Metrics
+from app.queue.embedded import EmbeddedQueue
+from app.settings import Settings, SettingsError, unknown_variables, variable
+from app.simulator.core import Simulator
+from app.simulator.server import RunningServer, start
+from app.store.port import Tx
+from app.store.sqlite import SqliteStore
+from app.tools.builtin import builtin_tools
+from app.tools.errors import ToolSetupError
+from app.tools.registry import ToolRegistry
+from app.tools.run import ToolLimits
+from app.worker.pool import WorkerPool
+from app.worker.recovery import take_over
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Service:
+    """Everything of one process, running."""
+
+    app: FastAPI
+    services: Services
+    pool: WorkerPool
+    store: SqliteStore
+    provider: Provider
+    tools: ToolRegistry
+    simulator: RunningServer | None
+    grace_s: float
+
+    async def drain(self) -> None:
+        """Take no new work, end the streams, finish or hand back what runs. Within the grace period."""
+        if self.services.stopping:
+            return
+        self.services.stopping = True
+        _log.info("draining", extra={"running": self.pool.running})
+        self.services.feed.stop()
+        await self.services.queue.stop()
+        await self.pool.stop(self.grace_s)
+
+    async def close(self) -> None:
+        """Let go of everything; call `drain` first."""
+        await self.provider.close()
+        self.tools.close()
+        if self.simulator is not None:
+            await self.simulator.close()
+        await self.store.close()
+
+
+@asynccontextmanager
+async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Service]:
+    """A service that takes work until the block is left.
+
+    Raises:
+        SettingsError: prices, routes or tools that cannot work.
+        StoreError: the data directory or its database cannot be used.
+    """
+    clock = clock or SystemClock()
+    prices = load_prices(settings, clock)
+    tools = load_tools(clock)
+    store = SqliteStore(settings.data_dir, clock)
+    simulator = await start(Simulator(clock)) if settings.simulated else None
+    provider = make_provider(settings, simulator)
+    service = wire(settings, clock, prices, tools, store, provider, simulator)
+    try:
+        await begin(service, settings)
+        yield service
+        await service.drain()
+    finally:
+        await service.close()
+
+
+def load_prices(settings: Settings, clock: Clock) -> PriceBook:
+    """The price book; every route must have a price in it.
+
+    Raises:
+        SettingsError: a price file with mistakes, or a route without a price.
+    """
+    try:
+        prices = PriceBook.load(settings.price_file)
+    except PriceFileError as error:
+        raise SettingsError(list(error.mistakes)) from error
+    today = datetime.fromtimestamp(clock.now_us() // US_PER_S, UTC).date()
+    problems = []
+    for complexity, model in settings.routes.items():
+        try:
+            prices.row(model, today)
+        except UnknownModel as error:
+            problems.append(f"{variable(f'route_{complexity}')}: {error}")
+    if problems:
+        raise SettingsError(problems)
+    return prices
+
+
+def load_tools(clock: Clock) -> ToolRegistry:
+    """The built-in tools and those that installed packages bring.
+
+    Raises:
+        SettingsError: a package's tool that cannot work.
+    """
+    tools = ToolRegistry(builtin_tools(clock))
+    try:
+        tools.load_entry_points()
+    except ToolSetupError as error:
+        raise SettingsError([str(error)]) from error
+    return tools
+
+
+def make_provider(settings: Settings, simulator: RunningServer | None) -> Provider:
+    """Who answers: the simulator, the Anthropic API, or whatever speaks it at the base URL."""
+    key = settings.anthropic_api_key
+    if simulator is not None:
+        return AnthropicProvider("simulated", simulator.url)
+    return AnthropicProvider(
+        key.get_secret_value() if key else None,
+        settings.anthropic_base_url,
+        connect_timeout_s=settings.connect_timeout_s,
+        max_connections=max(settings.workers * 2, 100),
+    )
+
+
+def wire(  # noqa: PLR0917  (each part is named where it is made)
+    settings: Settings,
+    clock: Clock,
+    prices: PriceBook,
+    tools: ToolRegistry,
+    store: SqliteStore,
+    provider: Provider,
+    simulator: RunningServer | None,
+) -> Service:
+    """Put the parts together; nothing runs yet."""
+    metrics, turns = Metrics(__version__), Turns()
+    worker = new_id("worker", clock.now_us())
+    queue = EmbeddedQueue(store, clock, worker=worker, limit=settings.queue_limit)
+    retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
+    limits = CallLimits(settings.call_timeout_s, settings.park_after_s, retry)
+    loop = AgentLoop(
+        store,
+        Caller(store, provider, prices, turns, clock, limits),
+        tools,
+        clock,
+        tool_limits=ToolLimits(
+            result_limit_bytes=settings.tool_result_limit_bytes,
+            timeout_limit_s=settings.tool_timeout_s,
+        ),
+        stream_above_tokens=settings.stream_above_tokens,
+    )
+    pool = WorkerPool(
+        store, queue, loop, turns, clock, slots=settings.workers, shared_scopes=_shared(settings)
+    )
+    feed = Feed(
+        queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
+    )
+    store.listener = feed.publish
+    services = Services(
+        store=store,
+        queue=queue,
+        feed=feed,
+        tools=tools,
+        prices=prices,
+        metrics=metrics,
+        turns=turns,
+        clock=clock,
+        defaults=_defaults(settings),
+        version=__version__,
+        simulated=settings.simulated,
+    )
+    metrics.running.set_function(lambda: pool.running)
+    app = create_app(__version__)
+    app.state.services = services
+    return Service(app, services, pool, store, provider, tools, simulator, settings.grace_s)
+
+
+async def begin(service: Service, settings: Settings) -> None:
+    """Take over what a dead process left, then open the queue and the slots."""
+    for sentence in unknown_variables():
+        _log.warning("unknown_setting", extra={"error_message": sentence})
+    await service.store.write(lambda tx: _open_service_account(tx, settings))
+    rescued = await take_over(service.store, "")
+    if rescued:
+        _log.warning("tasks_rescued", extra={"count": rescued})
+    await service.services.queue.start()
+    service.pool.start()
+
+
+def _open_service_account(tx: Tx, settings: Settings) -> None:
+    if settings.service_budget_usd is not None:
+        limit_nano = nano_from_usd(settings.service_budget_usd)
+        open_account(tx, SERVICE, LOCAL_OWNER, limit_nano)
+        set_limit(tx, SERVICE, limit_nano)
+
+
+def _shared(settings: Settings) -> tuple[Scope, ...]:
+    return (SERVICE,) if settings.service_budget_usd is not None else ()
+
+
+def _defaults(settings: Settings) -> Defaults:
+    return Defaults(
+        routes=settings.routes,
+        task_budget_nano=nano_from_usd(settings.task_budget_usd),
+        session_budget_nano=nano_from_usd(settings.session_budget_usd),
+        has_service_budget=settings.service_budget_usd is not None,
+        max_steps=settings.max_steps,
+        max_tokens=settings.max_tokens,
+        deadline_s=settings.task_deadline_s,
+    )

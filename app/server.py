@@ -1,0 +1,108 @@
+"""The HTTP server around the service: its socket, its signals, its orderly end."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+
+from app.main import Service, running
+from app.settings import Settings
+
+CLOSE_TIMEOUT_S = 2
+"""How long open connections may last after the drain."""
+_BACKLOG = 2_048
+_log = logging.getLogger(__name__)
+
+
+class AddressTakenError(Exception):
+    """The host and port cannot be listened on."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: the drain comes first, and the process exits with 0."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Take the address before anything else is opened.
+
+    Raises:
+        AddressTakenError: in use, not ours, or not allowed.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((settings.host, settings.port))
+    except OSError as error:
+        taken.close()
+        message = (
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
+            "Choose another port with BURSAR_PORT or --port."
+        )
+        raise AddressTakenError(message) from error
+    return taken
+
+
+async def serve(settings: Settings, address: socket.socket) -> None:
+    """Run the service until SIGTERM or SIGINT; a second signal ends it at once.
+
+    Raises:
+        SettingsError, StoreError: it cannot start.
+    """
+    async with running(settings) as service:
+        server = _Server(
+            uvicorn.Config(
+                service.app,
+                log_config=None,
+                access_log=settings.access_log,
+                lifespan="off",
+                backlog=_BACKLOG,
+                server_header=False,
+                timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
+            )
+        )
+        asked = _on_signals(server)
+        ending = asyncio.create_task(_end(asked, service, server), name="drain")
+        host, port = address.getsockname()[:2]
+        _log.info(
+            "service_started",
+            extra={
+                "url": f"http://{host}:{port}",
+                "simulated": settings.simulated,
+                "workers": settings.workers,
+                "version": service.services.version,
+            },
+        )
+        await server.serve(sockets=[address])
+        asked.set()
+        await ending
+    _log.info("service_stopped")
+
+
+def _on_signals(server: uvicorn.Server) -> asyncio.Event:
+    asked = asyncio.Event()
+
+    def stop() -> None:
+        if asked.is_set():
+            server.force_exit = server.should_exit = True
+        asked.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    return asked
+
+
+async def _end(asked: asyncio.Event, service: Service, server: uvicorn.Server) -> None:
+    """The API answers while the workers drain; then the connections close."""
+    await asked.wait()
+    await service.drain()
+    server.should_exit = True
