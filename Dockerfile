@@ -1,0 +1,30 @@
+# Two stages: the first installs the locked dependencies, the second has only what runs.
+FROM python:3.11-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/bursar
+COPY requirements.txt .
+RUN /opt/bursar/bin/pip install --quiet --require-hashes -r requirements.txt \
+    && /opt/bursar/bin/pip uninstall --quiet --yes pip setuptools \
+    && find /opt/bursar -name __pycache__ -prune -exec rm -rf {} +
+COPY app /opt/bursar/src/app
+RUN /opt/bursar/bin/python -m compileall -q /opt/bursar/lib /opt/bursar/src
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --user-group --home-dir /data bursar \
+    && install -d -o bursar -g bursar -m 0700 /data
+COPY --from=build /opt/bursar /opt/bursar
+ENV PATH=/opt/bursar/bin:$PATH \
+    PYTHONPATH=/opt/bursar/src \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    BURSAR_HOST=0.0.0.0 \
+    BURSAR_DATA_DIR=/data
+WORKDIR /data
+USER bursar
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=6s --start-period=20s --retries=3 \
+    CMD ["python", "-m", "app", "healthcheck"]
+ENTRYPOINT ["python", "-m", "app"]
+CMD ["serve"]
