@@ -1,6 +1,7 @@
 # Two stages: the first installs the locked dependencies, the second has only what runs.
 FROM python:3.11-slim AS build
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+# The system's certificate authorities, so that a company's own one works when the base image has it.
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_CERT=/etc/ssl/certs/ca-certificates.crt
 RUN python -m venv /opt/bursar
 COPY requirements.txt .
 RUN /opt/bursar/bin/pip install --quiet --require-hashes -r requirements.txt \
@@ -10,7 +11,8 @@ COPY app /opt/bursar/src/app
 RUN /opt/bursar/bin/python -m compileall -q /opt/bursar/lib /opt/bursar/src
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --user-group --home-dir /data bursar \
+RUN groupadd --gid 10001 bursar \
+    && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin bursar \
     && install -d -o bursar -g bursar -m 0700 /data
 COPY --from=build /opt/bursar /opt/bursar
 ENV PATH=/opt/bursar/bin:$PATH \
