@@ -8,8 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
-from app.api import events, health, problems, sessions, tasks
-from app.api.strict import BODY_LIMIT_BYTES
+from app.api import events, health, problems, sessions, spec, tasks
 
 DESCRIPTION = """\
 Runs Claude agents for other programs: `POST /tasks` puts a task into a durable queue, workers run the agent
@@ -29,13 +28,13 @@ def create_app(version: str, lifespan: Lifespan | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
-        max_body_size=BODY_LIMIT_BYTES,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False},
     )
     for module in (tasks, sessions, events, health):
         app.include_router(module.router)
     problems.install(app)
+    spec.install(app)
     return app
 
 

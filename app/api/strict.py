@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Coroutine
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
@@ -17,6 +17,17 @@ _DECIMAL_CHARS = 40
 
 class StrictRequest(Request):
     """A request whose `json` takes nothing it would have to guess about."""
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            chunks, size = [], 0
+            async for chunk in self.stream():
+                size += len(chunk)
+                if size > BODY_LIMIT_BYTES:
+                    raise HTTPException(413, f"A body has at most {BODY_LIMIT_BYTES:,} bytes.")
+                chunks.append(chunk)
+            self._body = b"".join(chunks)
+        return self._body
 
     async def json(self) -> Any:
         if not hasattr(self, "_json"):
@@ -109,4 +120,7 @@ def _int(digits: str) -> int:
 def _decimal(digits: str) -> Decimal:
     if len(digits) > _DECIMAL_CHARS:
         raise _NotStrictError("a number with more than 40 characters")
-    return Decimal(digits)
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        raise _NotStrictError("a number whose exponent is out of all bounds") from None
