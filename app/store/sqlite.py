@@ -6,6 +6,7 @@ hangs cannot stop a commit.
 """
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -22,6 +23,10 @@ from app.store.sqlite_file import DATABASE_NAME, connect, lock_directory, migrat
 BATCH_LIMIT = 512
 """Operations in one commit, at most."""
 READER_THREADS = 2
+_log = logging.getLogger(__name__)
+
+_OWN_FAULT = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
+"""What only the operation's own statements can cause."""
 
 _Pending = tuple[Operation[Any], asyncio.Future[Any]]
 _Result = tuple[Any, BaseException | None]
@@ -114,8 +119,7 @@ class SqliteStore:
             batch, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
             operations = [op for op, _ in batch]
             results, facts = await loop.run_in_executor(self._writer, self._commit, operations)
-            if facts:
-                self.listener(facts)
+            self._tell(facts)
             for (_, future), (value, error) in zip(batch, results, strict=True):
                 if future.done():  # its caller was cancelled meanwhile
                     continue
@@ -124,6 +128,13 @@ class SqliteStore:
                 else:
                     future.set_exception(error)
         self._flusher = None
+
+    def _tell(self, facts: list[object]) -> None:
+        try:
+            if facts:
+                self.listener(facts)
+        except Exception:  # noqa: BLE001  (the writers still have to be answered)
+            _log.exception("listener_failed")
 
     def _commit(self, operations: list[Operation[Any]]) -> tuple[list[_Result], list[object]]:
         """One transaction for all of `operations`, each undone alone when it raises. Writer thread."""
@@ -148,11 +159,11 @@ class SqliteStore:
         connection.execute("SAVEPOINT operation")
         try:
             value = op(tx)
-        except sqlite3.IntegrityError as error:
+        except sqlite3.Error as error:
+            if not isinstance(error, _OWN_FAULT):
+                raise  # the file's trouble is everybody's
             undo(connection)
             return None, error
-        except sqlite3.Error:
-            raise
         except Exception as error:  # noqa: BLE001  (it belongs to this operation's caller)
             undo(connection)
             return None, error
