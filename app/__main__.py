@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--seed", type=int, default=0, help="same seed, same ids and faults")
     simulate.set_defaults(run=_simulate)
     config = commands.add_parser("config", help="print the settings in force, secrets masked")
+    config.add_argument("--markdown", action="store_true", help="print all settings as a table")
     config.set_defaults(run=_config)
     openapi = commands.add_parser("openapi", help="print the API's description")
     openapi.set_defaults(run=_openapi)
@@ -70,6 +71,7 @@ def _demo(chosen: argparse.Namespace) -> int:
 def _run_service(chosen: argparse.Namespace, given: dict[str, Any], *, demo: bool = False) -> int:
     given.update({k: v for k in ("host", "port") if (v := getattr(chosen, k)) is not None})
     settings = configuration.load(**given)
+    configuration.require_provider(settings)
     # Loading the SDK takes a second: say no to a taken port before that.
     from app import server  # noqa: PLC0415
     from app.observe.logs import Redactor, configure  # noqa: PLC0415
@@ -119,8 +121,11 @@ def _simulate(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _config(_chosen: argparse.Namespace) -> int:
-    shown = configuration.load(simulator="auto").shown() | {}
+def _config(chosen: argparse.Namespace) -> int:
+    if chosen.markdown:
+        sys.stdout.write(configuration.table())
+        return 0
+    shown = configuration.load().shown()
     sys.stdout.write(json.dumps(shown, indent=2, default=str) + "\n")
     for sentence in configuration.unknown_variables():
         _say(sentence)
@@ -137,7 +142,7 @@ def _openapi(_chosen: argparse.Namespace) -> int:
 def _healthcheck(_chosen: argparse.Namespace) -> int:
     import httpx  # noqa: PLC0415
 
-    settings = configuration.load(simulator="auto")
+    settings = configuration.load()
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
     try:
         answer = httpx.get(f"http://{host}:{settings.port}/readyz", timeout=5, trust_env=False)

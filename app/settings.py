@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.domain.money import MAX_USD
@@ -45,55 +45,88 @@ class Settings(BaseSettings):
     )
 
     # Where it listens, and where its data lies
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65_535)
-    data_dir: Path = Path("data")
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path = Field(
+        Path("data"), description="Folder of the embedded database and its lock."
+    )
     database_url: str | None = Field(
-        None, description="Unset: the embedded database in the data directory."
+        None, description="Unset: the embedded database (the only one this version has)."
     )
 
     # Who sells models
-    anthropic_api_key: SecretStr | None = Field(None, validation_alias="ANTHROPIC_API_KEY")
-    anthropic_base_url: str | None = Field(None, validation_alias="ANTHROPIC_BASE_URL")
+    anthropic_api_key: SecretStr | None = Field(
+        None, validation_alias="ANTHROPIC_API_KEY", description="Key of the model provider."
+    )
+    anthropic_base_url: str | None = Field(
+        None,
+        validation_alias="ANTHROPIC_BASE_URL",
+        description="A compatible server, without `/v1`; unset: the Anthropic API.",
+    )
     simulator: Literal["off", "auto", "on"] = Field(
-        "off", description="auto: the built-in simulator when there is neither key nor base URL."
+        "off",
+        description="The built-in simulator answers; `auto`: when there is neither key nor base URL.",
     )
     price_file: Path | None = Field(
         None, description="TOML with prices that go before the built-in ones."
     )
 
     # Routes
-    route_simple: str = Field("claude-haiku-5-5", min_length=1)
-    route_medium: str = Field("claude-sonnet-5-5", min_length=1)
-    route_complex: str = Field("claude-opus-5-5", min_length=1)
+    route_simple: str = Field(
+        "claude-haiku-5-5", min_length=1, description="Model of simple tasks."
+    )
+    route_medium: str = Field(
+        "claude-sonnet-5-5", min_length=1, description="Model of medium tasks."
+    )
+    route_complex: str = Field(
+        "claude-opus-5-5", min_length=1, description="Model of complex tasks."
+    )
 
     # Budgets and bounds of a task
-    task_budget_usd: Usd = Decimal("0.50")
-    session_budget_usd: Usd = Decimal(5)
-    service_budget_usd: Usd | None = None
-    max_steps: int = Field(10, ge=1, le=100)
-    max_tokens: int = Field(2_048, ge=1, le=128_000)
-    task_deadline_s: Seconds = 1_800.0
+    task_budget_usd: Usd = Field(
+        Decimal("0.50"), description="What a task may cost that names no budget."
+    )
+    session_budget_usd: Usd = Field(Decimal(5), description="What a new session may cost.")
+    service_budget_usd: Usd | None = Field(
+        None, description="What the whole service may ever cost; unset: no such bound."
+    )
+    max_steps: int = Field(
+        10, ge=1, le=100, description="Model calls of a task that names no bound."
+    )
+    max_tokens: int = Field(2_048, ge=1, le=128_000, description="Output tokens of one model call.")
+    task_deadline_s: Seconds = Field(1_800.0, description="Seconds until a task is given up.")
 
     # The queue and the workers
     workers: int = Field(64, ge=1, le=10_000, description="Tasks in flight per process.")
-    queue_limit: int = Field(10_000, ge=1, le=1_000_000, description="Tasks waiting, at most.")
-    grace_s: Annotated[float, Field(ge=0, le=3_600)] = 25.0
+    queue_limit: int = Field(
+        10_000, ge=1, le=1_000_000, description="Tasks waiting, at most; then 429."
+    )
+    grace_s: Annotated[float, Field(ge=0, le=3_600)] = Field(
+        25.0, description="Seconds a stop may take before running calls are interrupted."
+    )
 
     # Model and tool calls
-    call_timeout_s: Seconds = 600.0
-    connect_timeout_s: Seconds = 60.0
+    call_timeout_s: Seconds = Field(
+        600.0, description="Seconds one attempt of a model call may take."
+    )
+    connect_timeout_s: Seconds = Field(
+        60.0, description="Seconds a connection to the provider may take."
+    )
     retry_attempts: int = Field(3, ge=1, le=10, description="Attempts of one model call.")
-    retry_total_s: Seconds = 120.0
+    retry_total_s: Seconds = Field(
+        120.0, description="Seconds after which no retry of our own begins."
+    )
     park_after_s: Seconds = Field(5.0, description="A longer wait gives the worker's slot back.")
-    stream_above_tokens: int = Field(8_192, ge=1)
-    tool_timeout_s: Seconds = 30.0
-    tool_result_limit_bytes: int = Field(65_536, ge=1_024, le=1_048_576)
+    stream_above_tokens: int = Field(8_192, ge=1, description="Longer outputs are streamed.")
+    tool_timeout_s: Seconds = Field(30.0, description="Seconds a tool call may take.")
+    tool_result_limit_bytes: int = Field(
+        65_536, ge=1_024, le=1_048_576, description="A longer tool result loses its middle."
+    )
 
     # What is told
-    log_level: LogLevel = "INFO"
-    log_file: Path | None = None
-    access_log: bool = False
+    log_level: LogLevel = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_file: Path | None = Field(None, description="A file for the JSON log, beside stdout.")
+    access_log: bool = Field(default=False, description="A log line for each HTTP request.")
 
     @field_validator("database_url")
     @classmethod
@@ -112,16 +145,6 @@ class Settings(BaseSettings):
             message = "must begin with http:// or https://"
             raise ValueError(message)
         return value
-
-    @model_validator(mode="after")
-    def _something_to_talk_to(self) -> Self:
-        if (
-            self.anthropic_base_url is None
-            and self.anthropic_api_key is None
-            and self.simulator == "off"
-        ):
-            raise NoProviderError
-        return self
 
     @property
     def routes(self) -> dict[Complexity, str]:
@@ -149,14 +172,24 @@ class Settings(BaseSettings):
         return {variable(name): _shown(getattr(self, name)) for name in type(self).model_fields}
 
 
-class NoProviderError(ValueError):
-    """Nothing is set that could answer a task."""
+def require_provider(settings: Settings) -> None:
+    """Make sure that something can answer a task.
 
-    def __init__(self) -> None:
-        super().__init__(
-            "There is no model to talk to: set ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL for a compatible "
-            "server, or BURSAR_SIMULATOR=on for the built-in simulator (`make demo` does that)."
-        )
+    Raises:
+        SettingsError: neither key, base URL nor simulator.
+    """
+    if (
+        settings.anthropic_base_url is None
+        and settings.anthropic_api_key is None
+        and not settings.simulated
+    ):
+        raise SettingsError([_NO_PROVIDER])
+
+
+_NO_PROVIDER = (
+    "There is no model to talk to: set ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL for a compatible server, or "
+    "BURSAR_SIMULATOR=on for the built-in simulator (`make demo` does that)."
+)
 
 
 def variable(name: str) -> str:
@@ -189,6 +222,15 @@ def unknown_variables() -> list[str]:
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
             found.append(f"{name} is not a setting and has no effect.{hint}")
     return found
+
+
+def table() -> str:
+    """Every setting as a Markdown table: variable, default, meaning."""
+    rows = ["| variable | default | |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = "-" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `{variable(name)}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
 
 
 def _sentence(problem: object) -> str:
