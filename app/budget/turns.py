@@ -33,6 +33,12 @@ class Turns:
         """
         return self._lines.setdefault(scope, {}).setdefault(task_id, asyncio.Event())
 
+    def is_called(self, task_id: str) -> bool:
+        """The task stands first in a line and has been woken."""
+        return any(
+            next(iter(line)) == task_id and line[task_id].is_set() for line in self._lines.values()
+        )
+
     def leave(self, task_id: str) -> None:
         """Give up every place: the call got through, or the task has ended. Wakes who comes next."""
         for scope, line in list(self._lines.items()):

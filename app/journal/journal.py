@@ -42,13 +42,16 @@ def append(tx: Tx, subject: Subject, event: Event, body: bytes | None = None) ->
     tx.after_commit(Recorded(row["seq"], tx.now_us, subject, event, body))
 
 
-def fence(tx: Tx, subject: Subject) -> None:
+def fence(tx: Tx, subject: Subject, *, starting: bool = False) -> None:
     """Make sure that this run still holds its task; call it first in every transaction of a run.
+
+    `starting` something new is also refused once somebody asked to cancel the task.
 
     Raises:
         StaleLease: it does not; nothing of this transaction is kept.
     """
-    if tx.one("lease_holds", task_id=subject.task_id, run=subject.run) is None:
+    query = "lease_may_start" if starting else "lease_holds"
+    if tx.one(query, task_id=subject.task_id, run=subject.run) is None:
         message = f"run {subject.run} no longer holds task {subject.task_id}"
         raise StaleLease(message)
 

@@ -104,7 +104,7 @@ def _reservation(
     floor = min(call.min_tokens, call.request.max_tokens)
 
     def op(tx: Tx) -> Held | _Contended:
-        fence(tx, call.subject)
+        fence(tx, call.subject, starting=True)
         balances = [balance(tx, scope) for scope in call.scopes]
         tightest = min(balances, key=lambda b: b.unspent_nano)
         tokens = min(

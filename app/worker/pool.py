@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 from app.agent.loop import AgentLoop, Job
 from app.agent.transcript import Transcript, rebuild
@@ -20,6 +21,8 @@ from app.store.port import Store, Tx
 from app.worker.recovery import presume_open
 
 _log = logging.getLogger(__name__)
+HAND_BACK_S = 1.5
+"""How long interrupted runs may take to book their call and return their task."""
 STORE_RETRY_S = 1.0
 """How soon a task is tried again whose run the store's failure stopped."""
 _BUG = Conclusion(
@@ -52,7 +55,7 @@ class WorkerPool:
         self._slots = slots
         self._shared_scopes = shared_scopes
         self._workers: list[asyncio.Task[None]] = []
-        self._running: dict[str, asyncio.Task[bool]] = {}
+        self._running: dict[str, asyncio.Task[Any]] = {}
         self._waking: set[asyncio.Task[None]] = set()
         self._cancelled: set[str] = set()
         turns.on_turn = self._on_turn
@@ -70,7 +73,10 @@ class WorkerPool:
         ]
 
     async def stop(self, grace_s: float) -> None:
-        """Let running steps end, then hand the tasks back; after `grace_s` interrupt what still runs."""
+        """Let running steps end, then hand the tasks back; after `grace_s` interrupt what still runs.
+
+        A run that cannot even write its return (a store that fails) is left: recovery takes it over.
+        """
         self._loop.draining = True
         if not self._workers:
             return
@@ -78,7 +84,9 @@ class WorkerPool:
         for run in list(self._running.values()):
             run.cancel("drain")
         if late:
-            await asyncio.wait(late)
+            _, stuck = await asyncio.wait(late, timeout=HAND_BACK_S)
+            for worker in stuck:
+                worker.cancel()
 
     def on_event(self, entry: Recorded) -> None:
         """A cancel that was asked for interrupts the run at once, or as soon as it begins."""
@@ -91,24 +99,18 @@ class WorkerPool:
                     run.cancel("cancel")
             case TaskFinished():
                 self._cancelled.discard(task_id)
+                self._turns.leave(task_id)  # it may have ended while it waited in the queue
             case _:
                 pass
 
     async def _work(self) -> None:
         while (claim := await self._queue.next()) is not None:
-            task_id = claim.subject.task_id
-            run = asyncio.create_task(self._run(claim), name=task_id)
-            self._running[task_id] = run
-            if task_id in self._cancelled:
-                run.cancel("cancel")
-            try:
-                await asyncio.wait({run})
-            finally:
-                del self._running[task_id]
-            self._after(task_id, run)
+            run = asyncio.create_task(self._run(claim), name=claim.subject.task_id)
+            await asyncio.wait({run})
+            self._after(claim.subject.task_id, run)
 
     def _after(self, task_id: str, run: "asyncio.Task[bool]") -> None:
-        """Give up the task's turn unless it waits for it, and say so when a run ended out of order."""
+        """Keep or give up the task's turn, and say so when a run ended out of order."""
         error = None if run.cancelled() else run.exception()
         if isinstance(error, StaleLease):
             _log.warning("run_stale", extra={"task_id": task_id, "error_message": str(error)})
@@ -116,6 +118,8 @@ class WorkerPool:
             _log.error("run_lost", exc_info=error, extra={"task_id": task_id})
         if run.cancelled() or error is not None or not run.result():
             self._turns.leave(task_id)
+        elif self._turns.is_called(task_id):  # its turn came while it was being given back
+            self._on_turn(task_id)
 
     async def _run(self, claim: Claim) -> bool:
         """One run of a task, from the claim to its end or its return to the queue.
@@ -126,6 +130,18 @@ class WorkerPool:
         Raises:
             StaleLease: another run holds the task by now.
         """
+        task_id, this = claim.subject.task_id, asyncio.current_task()
+        assert this is not None  # noqa: S101
+        self._running[task_id] = this  # from here on a cancel can be answered
+        try:
+            if task_id in self._cancelled:
+                await self._finish(claim, Conclusion(Outcome.CANCELLED))
+                return False
+            return await self._worked(claim)
+        finally:
+            del self._running[task_id]
+
+    async def _worked(self, claim: Claim) -> bool:
         try:
             conclusion = await self._attempt(claim)
         except Parked as parked:

@@ -13,3 +13,7 @@ WHERE subject = :subject AND seq > :after ORDER BY seq LIMIT :limit;
 -- Whether this run still holds its task.
 SELECT 1 FROM tasks
 WHERE id = :task_id AND run_count = :run AND status IN ('running', 'cancelling');
+
+-- name: lease_may_start
+-- Whether this run still holds its task, and nobody asked to cancel it.
+SELECT 1 FROM tasks WHERE id = :task_id AND run_count = :run AND status = 'running';

@@ -80,7 +80,7 @@ SELECT a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano,
 FROM accounts AS a LEFT JOIN ledger_lines AS l
     ON (a.scope = 'task' AND l.task_id = a.id)
     OR (a.scope = 'session' AND l.owner || '/' || l.session_id = a.id)
-    OR (a.scope = 'service')
+    OR (a.scope = 'service' AND l.scopes LIKE '%"service"%')
 GROUP BY a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano
 HAVING a.spent_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END), 0)
     OR a.surplus_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0);
