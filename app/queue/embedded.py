@@ -72,7 +72,7 @@ class EmbeddedQueue:
         self._woken.set()
 
     async def next(self) -> Claim | None:
-        if self._stopping and self._buffer.empty():
+        if self._stopping:  # what the buffer still holds is for those who wait already
             return None
         self._hungry += 1
         self._woken.set()
