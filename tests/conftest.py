@@ -1,9 +1,12 @@
 """Fixtures every level shares."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.loglines import LineChecker, checked
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,20 @@ def corpus() -> Path:
     folder = Path(named)
     assert (folder / "recordings").is_dir(), f"BURSAR_CORPUS={named} has no recordings/"
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_settings() -> Iterator[None]:
+    """What the machine's environment says about the service is not for the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("BURSAR_", "ANTHROPIC_")) and name != "BURSAR_CORPUS":
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def log_lines() -> Iterator[LineChecker]:
+    """Every log line of the test so far; each of them must be as `log.schema.json` says."""
+    with checked() as lines:
+        yield lines
