@@ -6,7 +6,6 @@ hangs cannot stop a commit.
 """
 
 import asyncio
-import logging
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -23,7 +22,6 @@ from app.store.sqlite_file import DATABASE_NAME, connect, lock_directory, migrat
 BATCH_LIMIT = 512
 """Operations in one commit, at most."""
 READER_THREADS = 2
-_log = logging.getLogger(__name__)
 
 _OWN_FAULT = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
 """What only the operation's own statements can cause."""
@@ -133,8 +131,9 @@ class SqliteStore:
         try:
             if facts:
                 self.listener(facts)
-        except Exception:  # noqa: BLE001  (the writers still have to be answered)
-            _log.exception("listener_failed")
+        except Exception as error:  # noqa: BLE001  (the writers still have to be answered)
+            context = {"message": "the store's listener raised", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def _commit(self, operations: list[Operation[Any]]) -> tuple[list[_Result], list[object]]:
         """One transaction for all of `operations`, each undone alone when it raises. Writer thread."""
