@@ -1,0 +1,244 @@
+"""Every named query, run at least once on every adapter, with what it must change or find."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from app.store.port import Tx
+from app.store.queries import load_queries
+
+TASK = {"scope": "task", "id": "t"}
+LINE = {
+    "attempt_id": "t/1/1",
+    "kind": None,
+    "owner": "local",
+    "session_id": "s",
+    "task_id": "t",
+    "run": 1,
+    "step": 1,
+    "attempt": 1,
+    "model": "m",
+    "price_row": "p",
+    "scopes": "[]",
+    "surplus_nano": 0,
+    "input_tokens": 3,
+    "output_tokens": 2,
+    "cache_read_tokens": 0,
+    "cache_write_5m_tokens": 0,
+    "cache_write_1h_tokens": 0,
+    "web_searches": 0,
+    "at_us": 7,
+}
+PAGE = {"owner": "local", "before_us": 2**62, "before_id": "", "limit": 10}
+
+
+@dataclass(frozen=True)
+class Use:
+    """One use of a query: how many rows it changes or finds, and some of what is in the first."""
+
+    query: str
+    params: dict[str, object]
+    count: int
+    first: dict[str, object] | None = None
+
+
+def changes(query: str, count: int, **params: object) -> Use:
+    """A use that changes rows."""
+    return Use(query, params, count)
+
+
+def finds(query: str, count: int, first: dict[str, object] | None, **params: object) -> Use:
+    """A use that finds rows."""
+    return Use(query, params, count, first or {})
+
+
+def page(query: str, count: int, **more: object) -> Use:
+    """A use that lists tasks."""
+    return finds(query, count, {"id": "t", "spent_nano": 0} if count else None, **PAGE, **more)
+
+
+def task(name: str, now_us: int) -> Use:
+    """A new task."""
+    return changes(
+        "insert_task",
+        1,
+        id=name,
+        owner="local",
+        session_id="s",
+        spec="{}",
+        priority=0,
+        now_us=now_us,
+        deadline_at_us=now_us + 100,
+    )
+
+
+def conclusion(name: str, status: str, outcome: str) -> dict[str, object]:
+    """The parameters of a task's end."""
+    return {
+        "id": name,
+        "run": 0,
+        "status": status,
+        "outcome": outcome,
+        "now_us": 50,
+        "result_json": None,
+        "result_partial": 0,
+        "error_json": None,
+    }
+
+
+STORY = (
+    finds("ping", 1, {"alive": 1}),
+    changes("open_session", 1, owner="local", id="s", now_us=1),
+    changes("open_session", 0, owner="local", id="s", now_us=2),
+    changes("open_account", 1, **TASK, owner="local", limit_nano=100),
+    changes("open_account", 0, **TASK, owner="local", limit_nano=200),
+    changes("open_account", 1, scope="session", id="local/s", owner="local", limit_nano=1_000),
+    changes("set_limit", 1, **TASK, limit_nano=90),
+    finds("read_account", 1, {"limit_nano": 90, "spent_nano": 0, "surplus_nano": 0}, **TASK),
+    finds("read_session", 1, {"limit_nano": 1_000, "task_count": 0}, owner="local", id="s"),
+    task("t", 5),
+    finds("read_task", 1, {"status": "queued", "limit_nano": 90}, owner="local", id="t"),
+    finds("read_task", 0, None, owner="stranger", id="t"),
+    page("list_tasks", 1),
+    page("list_tasks_by_status", 1, status="queued"),
+    page("list_tasks_by_status", 0, status="running"),
+    page("list_tasks_by_session", 1, session_id="s"),
+    page("list_tasks_by_session", 0, session_id="other"),
+    page("list_tasks_by_session_and_status", 1, session_id="s", status="queued"),
+    page("list_tasks_by_session_and_status", 0, session_id="s", status="failed"),
+    finds("waiting_tasks", 1, {"id": "t", "available_at_us": 5}),
+    finds("queue_state", 1, {"priority": 0, "depth": 1, "oldest_at_us": 5}),
+    finds("expired_tasks", 0, None, now_us=104, limit=9),
+    finds("expired_tasks", 1, {"id": "t"}, now_us=105, limit=9),
+    finds("claim_tasks", 0, None, worker="w", now_us=4, limit=9),
+    finds("claim_tasks", 1, {"id": "t", "run_count": 1}, worker="w", now_us=5, limit=9),
+    finds("lease_holds", 1, {}, task_id="t", run=1),
+    finds("lease_holds", 0, None, task_id="t", run=2),
+    finds("held_tasks", 1, {"id": "t", "status": "running"}, worker=""),
+    finds("held_tasks", 0, None, worker="w"),
+    changes("requeue_task", 0, id="t", run=2, available_at_us=30),
+    changes("requeue_task", 1, id="t", run=1, available_at_us=30),
+    changes("make_available", 1, id="t", now_us=20),
+    changes("make_available", 0, id="t", now_us=20),
+    finds("claim_tasks", 1, {"id": "t", "run_count": 2}, worker="w", now_us=20, limit=9),
+    changes("record_step", 0, id="t", run=1, step=9),
+    changes("record_step", 1, id="t", run=2, step=3),
+    changes("hold", 0, **TASK, amount_nano=91),
+    changes("hold", 1, **TASK, amount_nano=60),
+    finds("reserved_now", 1, {"reserved_nano": 60}),
+    changes("add_line", 1, **{**LINE, "entry": "reservation", "amount_nano": 60}),
+    finds("open_reservation", 1, {"amount_nano": 60}, attempt_id="t/1/1"),
+    finds("open_reservations_of_task", 1, {"attempt_id": "t/1/1"}, task_id="t"),
+    finds("book", 1, {"spent_nano": 45}, **TASK, held_nano=60, spent_nano=40, surplus_nano=5),
+    finds(
+        "balance_drift",
+        1,
+        {"scope": "task", "spent_nano": 40, "lines_spent_nano": 0, "lines_surplus_nano": 0},
+    ),
+    changes(
+        "add_line",
+        1,
+        **{
+            **LINE,
+            "entry": "settlement",
+            "kind": "confirmed",
+            "amount_nano": 40,
+            "surplus_nano": 5,
+        },
+    ),
+    finds("open_reservation", 0, None, attempt_id="t/1/1"),
+    finds("open_reservations_of_task", 0, None, task_id="t"),
+    finds(
+        "usage_of_task",
+        1,
+        {"calls": 1, "spent_nano": 45, "confirmed_nano": 45, "presumed_nano": 0},
+        task_id="t",
+    ),
+    finds(
+        "usage_of_session",
+        1,
+        {"task_id": "t", "model": "m", "calls": 1, "spent_nano": 45, "input_tokens": 3},
+        owner="local",
+        session_id="s",
+    ),
+    finds("balance_drift", 1, {"scope": "session", "spent_nano": 0, "lines_spent_nano": 40}),
+    finds("lease_may_start", 1, {}, task_id="t", run=2),
+    changes("request_cancel", 0, id="t", owner="stranger"),
+    changes("request_cancel", 1, id="t", owner="local"),
+    finds("lease_holds", 1, {}, task_id="t", run=2),
+    finds("lease_may_start", 0, None, task_id="t", run=2),
+    finds("finish_task", 0, None, **conclusion("t", "failed", "deadline")),
+    finds(
+        "finish_task", 1, {"step_count": 3}, **{**conclusion("t", "failed", "deadline"), "run": 2}
+    ),
+    finds("finish_task", 0, None, **{**conclusion("t", "succeeded", "answered"), "run": 2}),
+    finds(
+        "append_event",
+        1,
+        {"seq": 1},
+        subject="t",
+        type="x",
+        at_us=1,
+        run=0,
+        data="{}",
+        body=b"\x00\xff",
+    ),
+    finds("read_events", 1, {"seq": 1, "body": b"\x00\xff"}, subject="t", after=0, limit=5),
+    finds("read_events", 0, None, subject="t", after=1, limit=5),
+)
+
+
+def carry_out(tx: Tx, use: Use) -> None:
+    """Run one use and check it."""
+    if use.query not in READING:
+        assert tx.run(use.query, **use.params) == use.count, use
+        return
+    rows = tx.all(use.query, **use.params)
+    assert len(rows) == use.count, use
+    for column, value in (use.first or {}).items():
+        assert rows[0][column] == value, (use, column)
+
+
+READING = {use.query for use in STORY if use.first is not None}
+
+
+async def test_every_query_does_what_its_name_says(store):
+    """The queries, told as the story of one task."""
+
+    def op(tx: Tx) -> None:
+        for use in STORY:
+            carry_out(tx, use)
+
+    await store.write(op)
+
+
+def test_the_story_leaves_no_query_out():
+    """A query that is added to `sql/` needs its place in the story."""
+    assert {use.query for use in STORY} == set(load_queries())
+
+
+def spent_on(name: str) -> Callable[[Tx], int]:
+    """What an account has spent, as the journal's readers see it."""
+
+    def op(tx: Tx) -> int:
+        row = tx.one("read_account", scope="task", id=name)
+        assert row is not None
+        return int(row["spent_nano"])
+
+    return op
+
+
+@pytest.mark.parametrize("amount", [2**53, 2**62, 10**15 - 1])
+async def test_large_amounts_stay_exact(store, amount):
+    """Nano-dollars are kept to the last digit, far above what a float could."""
+
+    def op(tx: Tx) -> None:
+        tx.run("open_account", **TASK, owner="local", limit_nano=amount)
+        assert tx.run("hold", **TASK, amount_nano=amount) == 1
+        row: Any = tx.one("book", **TASK, held_nano=amount, spent_nano=amount, surplus_nano=0)
+        assert row["spent_nano"] == amount
+
+    await store.write(op)
+    assert await store.read(spent_on("t")) == amount

@@ -1,0 +1,36 @@
+"""A clock that the test owns."""
+
+from app.domain.clock import US_PER_S, SystemClock
+
+START_US = 1_795_348_800_000_000
+"""2026-11-22T12:00:00Z."""
+
+
+class FakeClock:
+    """Stands still until told to move. Waiting on it takes no time: it jumps, and lets others run."""
+
+    def __init__(self, now_us: int = START_US) -> None:
+        self._start_us = self._now_us = now_us
+        self.slept: list[float] = []
+        """What was waited for, in seconds, in order."""
+
+    def now_us(self) -> int:
+        return self._now_us
+
+    def monotonic_s(self) -> float:
+        return (self._now_us - self._start_us) / US_PER_S
+
+    async def sleep(self, duration_s: float) -> None:
+        self.slept.append(duration_s)
+        self.move(duration_s)
+        await yielded()
+
+    def move(self, duration_s: float) -> None:
+        """Let `duration_s` seconds pass."""
+        self._now_us += int(duration_s * US_PER_S)
+
+
+async def yielded(times: int = 1) -> None:
+    """Let everything that is ready run, `times` times over."""
+    for _ in range(times):
+        await SystemClock().sleep(0)
