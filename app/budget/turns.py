@@ -1,49 +1,79 @@
-"""Waiting for other calls' reservations: first in, first out per scope.
+"""Waiting for other calls' reservations: first in, first out.
 
 A call that fits the limit, but not beside what others hold, takes a place in the scope's line. The head is
 woken whenever a reservation on the scope ends. A newcomer may not overtake: while a line stands, it joins.
-A task keeps its place while it is back in the queue, so giving its worker slot back costs it no turn.
+A task has one number for all of its lines, so whoever waits longest is first in each of them: two tasks
+never wait for each other. A task keeps its place while it is back in the queue, so giving its worker slot
+back costs it no turn.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import count
 
 from app.budget.ledger import Scope
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    task_id: str
+    number: int
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Turns:
     """The lines of this process. `on_turn` hears which task's turn has come, wherever it waits."""
 
     def __init__(self) -> None:
-        self._lines: dict[Scope, dict[str, asyncio.Event]] = {}
+        self._lines: dict[Scope, dict[str, _Place]] = {}
+        self._places: dict[str, _Place] = {}
+        self._numbers = count()
         self.on_turn: Callable[[str], None] = lambda _task_id: None
 
     def ahead_of(self, task_id: str, scopes: Iterable[Scope]) -> Scope | None:
         """The scope on which somebody else stands first, if any."""
+        mine = self._places.get(task_id)
         for scope in scopes:
-            line = self._lines.get(scope)
-            if line and next(iter(line)) != task_id:
+            head = self._head(scope)
+            if head is not None and (mine is None or head.number < mine.number):
                 return scope
         return None
 
     def join(self, task_id: str, scope: Scope) -> asyncio.Event:
         """Take (or keep) a place; the returned event is set when the turn may have come.
 
-        Clear it, then try, then wait: a reservation that ends between the try and the wait is not missed.
+        Clear it, then try, then join again and wait: a reservation that ends meanwhile is not missed. A new
+        place begins with a set event, because what ended before it was taken woke somebody else, or nobody.
         """
-        return self._lines.setdefault(scope, {}).setdefault(task_id, asyncio.Event())
+        place = self._places.get(task_id)
+        if place is None:
+            place = self._places[task_id] = _Place(task_id, next(self._numbers))
+        line = self._lines.setdefault(scope, {})
+        if task_id not in line:
+            last = next(reversed(line.values()), None)
+            line[task_id] = place
+            if last is not None and last.number > place.number:  # it waits longer, in another line
+                ordered = sorted(line.values(), key=lambda p: p.number)
+                self._lines[scope] = {p.task_id: p for p in ordered}
+            place.woken.set()
+        return place.woken
 
     def is_called(self, task_id: str) -> bool:
         """The task stands first in a line and has been woken."""
-        return any(
-            next(iter(line)) == task_id and line[task_id].is_set() for line in self._lines.values()
-        )
+        mine = self._places.get(task_id)
+        if mine is None or not mine.woken.is_set():
+            return False
+        return any(self._head(scope) is mine for scope in self._lines)
 
     def leave(self, task_id: str) -> None:
         """Give up every place: the call got through, or the task has ended. Wakes who comes next."""
+        mine = self._places.pop(task_id, None)
+        if mine is None:
+            return
         for scope, line in list(self._lines.items()):
             if task_id in line:
-                was_head = next(iter(line)) == task_id
+                was_head = self._head(scope) is mine
                 del line[task_id]
                 if not line:
                     del self._lines[scope]
@@ -53,8 +83,11 @@ class Turns:
     def ended(self, scopes: Iterable[Scope]) -> None:
         """A reservation on these scopes ended, or a limit was raised: the heads may try."""
         for scope in scopes:
-            line = self._lines.get(scope)
-            if line:
-                task_id, woken = next(iter(line.items()))
-                woken.set()
-                self.on_turn(task_id)
+            head = self._head(scope)
+            if head is not None:
+                head.woken.set()
+                self.on_turn(head.task_id)
+
+    def _head(self, scope: Scope) -> _Place | None:
+        line = self._lines.get(scope)
+        return next(iter(line.values())) if line else None

@@ -68,16 +68,14 @@ class Reserver:
             if isinstance(result, Held):
                 self._turns.leave(call.subject.task_id)
                 return result
-            if ticket is None:  # try once more: an end before this line would not have woken us
-                ticket = self._turns.join(call.subject.task_id, result.scope)
-                continue
             ticket = self._turns.join(call.subject.task_id, result.scope)
             await self._wait(ticket, give_up_s)
 
     async def _wait(self, ticket: asyncio.Event, give_up_s: float) -> None:
         left_s = give_up_s - self._clock.monotonic_s()
         try:
-            await asyncio.wait_for(ticket.wait(), max(left_s, 0))
+            async with asyncio.timeout(max(left_s, 0)):
+                await ticket.wait()
         except TimeoutError:
             at_us = self._clock.now_us() + int(PARK_S * US_PER_S)
             raise Parked("budget_contention", at_us) from None
@@ -93,7 +91,10 @@ class Reserver:
             return await self._store.write(op)
         except asyncio.CancelledError:
             # It may still be committed, and nobody would ever end it: the next write in line does.
-            await shielded(self._store, lambda tx: release(tx, attempt.id))
+            try:
+                await shielded(self._store, lambda tx: release(tx, attempt.id))
+            finally:
+                self._turns.ended(call.scopes)
             raise
 
 
