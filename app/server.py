@@ -14,6 +14,9 @@ from app.settings import Settings
 
 CLOSE_TIMEOUT_S = 2
 """How long open connections may last after the drain."""
+KEEP_ALIVE_S = 75
+"""An idle connection is kept this long. Longer than clients keep theirs (5 s in httpx, 60 s in most proxies):
+closed from both sides at once, a connection loses a POST, and nobody can tell whether it was accepted."""
 _BACKLOG = 2_048
 _log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ async def serve(settings: Settings, address: socket.socket) -> None:
                 lifespan="off",
                 backlog=_BACKLOG,
                 server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             )
         )
