@@ -1,0 +1,39 @@
+"""Named SQL: found by name, each name once."""
+
+import re
+from importlib.resources import files
+
+from app.store.queries import load_migrations, load_queries
+
+
+def test_names_stand_once_and_statements_are_single():
+    """Each header is a name of its own with exactly one statement under it."""
+    headers = 0
+    for file in files("app.store").joinpath("sql").iterdir():
+        headers += len(re.findall(r"^-- name:", file.read_text(encoding="utf-8"), re.MULTILINE))
+    queries = load_queries()
+    assert len(queries) == headers > 20
+    for name, statement in queries.items():
+        assert re.search(r"\b(SELECT|INSERT|UPDATE)\b", statement), name
+        assert ";" not in re.sub(r"--.*", "", statement), name
+
+
+def test_nothing_in_the_ledger_or_the_journal_is_ever_changed():
+    """Lines and events are only added: no statement updates or deletes them, and none deletes anything."""
+    for name, statement in load_queries().items():
+        assert not re.search(r"\bDELETE\b", statement), name
+        assert not re.search(r"UPDATE\s+(ledger_lines|events)", statement), name
+
+
+def test_every_query_that_moves_a_task_names_it():
+    """No UPDATE of a task or an account goes without a WHERE."""
+    for name, statement in load_queries().items():
+        if "UPDATE" in statement:
+            assert "WHERE" in statement, name
+
+
+def test_migrations_count_from_one():
+    """Versions are 1, 2, 3, … in order, each with a name."""
+    found = load_migrations()
+    assert [version for version, _, _ in found] == list(range(1, len(found) + 1))
+    assert all(name for _, name, _ in found)
