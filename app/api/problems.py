@@ -90,7 +90,9 @@ def _field_problem(found: dict[str, Any]) -> dict[str, str]:
 
 def _http(error: HTTPException) -> Response:
     kind, title = _TITLES.get(error.status_code, ("http-error", "The request failed."))
-    return problem(error.status_code, kind, title, str(error.detail))
+    response = problem(error.status_code, kind, title, str(error.detail))
+    response.headers.update(error.headers or {})  # a 405 says what is allowed
+    return response
 
 
 def _not_found(error: NotFound) -> Response:
