@@ -109,14 +109,13 @@ class Caller:
         )
         try:
             answer = await self._provider.ask(request)
+            move = then(answer, held.max_tokens)
         except ModelFailure as failure:
             await self._fail(progress, held.attempt, failure, started_s)
         except BaseException:  # cancelled, timed out, handed back, or a bug: the answer is lost
             await self._interrupted(call, held.attempt, started_s)
             raise
-        return await self._record(
-            call, held.attempt, answer, then(answer, held.max_tokens), started_s
-        )
+        return await self._record(call, held.attempt, answer, move, started_s)
 
     async def _record(
         self, call: Call, attempt: Attempt, answer: ModelAnswer, move: M, started_s: float
