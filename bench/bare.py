@@ -1,0 +1,75 @@
+"""The bare loop: the SDK and a tool, as an engineer writes it by hand. No queue, no journal, no budget.
+
+    python -m bench.bare URL default|aiohttp asyncio|uvloop
+
+Reads lines `w1 1000` (what, how many tasks) and answers each with `done` when the tasks have ended.
+"""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+
+import anthropic
+import uvloop
+from anthropic import AsyncAnthropic, DefaultAioHttpClient
+
+from app.tools.builtin.calculator import calculate, calculator_tool
+from app.tools.registry import ToolRegistry
+from bench.upstream import MODEL
+from bench.workload import CONCURRENCY, MAX_TOKENS, TEXT
+
+_TOOLS = list(ToolRegistry([calculator_tool()]).definitions(["calculator"]))
+
+
+async def run_task(client: AsyncAnthropic, tools: list[dict[str, object]]) -> str:
+    """One task to its answer."""
+    messages: list[dict[str, object]] = [{"role": "user", "content": TEXT}]
+    while True:
+        response = await client.messages.create(
+            model=MODEL,
+            max_tokens=MAX_TOKENS,
+            messages=messages,
+            tools=tools or anthropic.omit,
+        )
+        if response.stop_reason != "tool_use":
+            return "".join(block.text for block in response.content if block.type == "text")
+        messages.append({"role": "assistant", "content": response.content})
+        results = [
+            {
+                "type": "tool_result",
+                "tool_use_id": block.id,
+                "content": calculate(block.input["expression"]),
+            }
+            for block in response.content
+            if block.type == "tool_use"
+        ]
+        messages.append({"role": "user", "content": results})
+
+
+async def run_tasks(client: AsyncAnthropic, what: str, count: int) -> None:
+    """`count` tasks, `CONCURRENCY` at a time."""
+    tools = _TOOLS if what == "w2" else []
+    waiting = iter(range(count))
+
+    async def work(numbers: Iterator[int]) -> None:
+        for _ in numbers:
+            await run_task(client, tools)
+
+    await asyncio.gather(*(work(waiting) for _ in range(CONCURRENCY)))
+
+
+async def _main(url: str, transport: str) -> None:
+    http_client = DefaultAioHttpClient() if transport == "aiohttp" else None
+    async with AsyncAnthropic(api_key="bench", base_url=url, http_client=http_client) as client:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        loop = asyncio.get_running_loop()
+        while command := await loop.run_in_executor(None, sys.stdin.readline):
+            what, count = command.split()
+            await run_tasks(client, what, int(count))
+            sys.stdout.write("done\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    (uvloop.run if sys.argv[3] == "uvloop" else asyncio.run)(_main(sys.argv[1], sys.argv[2]))

@@ -1,0 +1,135 @@
+"""The results as a table for people and as JSON for programs."""
+
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.cpu import BASELINE, CONTENDERS, SERVICE, Samples
+from bench.noise import Spread, ratios
+from bench.posts import Posts
+from bench.start import Footprint, Startups
+from bench.workload import CONCURRENCY, WORKLOADS
+
+TARGETS = {"w1": 1.1, "w2": 0.85}
+"""The service's CPU per task, by that of the bare loop on its default transport, at most."""
+READY_TARGET_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Everything that was measured."""
+
+    samples: Samples
+    posts: Posts
+    ledger: dict[str, Spread]
+    startups: Startups
+    footprint: Footprint
+    fsync_ms: float
+    took_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, with the target beside each figure that has one."""
+        samples = self.samples
+        return {
+            "machine": machine(),
+            "fsync_ms": self.fsync_ms,
+            "took_s": self.took_s,
+            "spin_ms": asdict(Spread.of(s * 1e3 for s in samples.spins_s)),
+            "upstream_us_per_call": asdict(Spread.of(samples.upstream_us)),
+            "concurrency": CONCURRENCY,
+            "tasks": {
+                what: {name: self._task(name, what) for name in CONTENDERS} for what in WORKLOADS
+            },
+            "targets": {"ratio": TARGETS, "ready_s": READY_TARGET_S},
+            "post_tasks": asdict(self.posts),
+            "ledger_us_per_pair": {name: asdict(spread) for name, spread in self.ledger.items()},
+            "start": asdict(self.startups),
+            "footprint": asdict(self.footprint),
+        }
+
+    def _task(self, name: str, what: str) -> dict[str, Any]:
+        samples, key = self.samples, (name, what)
+        return {
+            "cpu_ms": asdict(Spread.of(samples.cpu_ms[key])),
+            "ratio": asdict(ratios(samples.cpu_ms[key], samples.cpu_ms[BASELINE, what])),
+            "tasks_per_s": asdict(Spread.of(samples.per_s[key])),
+            "cpu_ms_rounds": samples.cpu_ms[key],
+        }
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cpu": names[0] if names else platform.machine(),
+        "cores": len(names),
+    }
+
+
+def table(results: Results) -> str:
+    """The results on one screen."""
+    facts = machine()
+    where = f"Python {facts['python']}, {facts['cores']} cores {facts['cpu']}"
+    lines = [
+        f"{where}, fsync {results.fsync_ms:.2f} ms; took {results.took_s:.0f} s.",
+        "Median (lowest to highest) of the rounds.",
+        *_tasks(results.samples),
+        *_parts(results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tasks(samples: Samples) -> list[str]:
+    lines = []
+    for what, text in WORKLOADS.items():
+        lines += [
+            "",
+            f"{what.upper()}: {text}, {CONCURRENCY} in flight",
+            f"  {'':34}{'CPU ms per task':24}{'ratio':22}tasks/s",
+        ]
+        base = samples.cpu_ms[BASELINE, what]
+        for name in CONTENDERS:
+            own = samples.cpu_ms[name, what]
+            per_s = Spread.of(samples.per_s[name, what]).median
+            ratio = _shown(ratios(own, base), 2)
+            lines.append(f"  {name:34}{_shown(Spread.of(own), 2):24}{ratio:22}{per_s:.0f}")
+        reached = ratios(samples.cpu_ms[SERVICE, what], base).median
+        lines.append(f"  target: ratio <= {TARGETS[what]}{_verdict(reached <= TARGETS[what])}")
+    spins = Spread.of(s * 1e3 for s in samples.spins_s)
+    upstream = Spread.of(samples.upstream_us)
+    noise = f"fixed work took {_shown(spins, 2)} ms; upstream {_shown(upstream, 0)} us CPU per call"
+    return [*lines, "", f"Noise: {noise}"]
+
+
+def _parts(results: Results) -> list[str]:
+    posts, start, print_ = results.posts, results.startups, results.footprint
+    ready = _verdict(max(start.cold_s.median, start.warm_s.median) <= READY_TARGET_S)
+    rows = {
+        "POST /tasks, CPU us": _shown(posts.cpu_us, 0),
+        "POST /tasks, requests per second": _shown(posts.per_s, 0),
+        **{f"Ledger, CPU us: {name}": _shown(us, 0) for name, us in results.ledger.items()},
+        "Start to ready, cold, s": f"{_shown(start.cold_s, 2)}  CPU {_shown(start.cold_cpu_s, 2)}",
+        "Start to ready, warm, s": f"{_shown(start.warm_s, 2)}  CPU {_shown(start.warm_cpu_s, 2)}",
+        f"  target: <= {READY_TARGET_S:g} s": ready.strip(),
+        "Idle, MB resident": f"{print_.idle_rss_mb:.0f}",
+        "Idle, CPU ms per second": f"{print_.idle_cpu_ms_per_s:.2f}",
+        f"{print_.in_flight + 100} tasks in flight, MB": f"{print_.in_flight_rss_mb:.0f}",
+        "One more task in flight, KB": f"{print_.kb_per_task:.0f}",
+    }
+    return ["", *(f"{name:44}{value}" for name, value in rows.items())]
+
+
+def _shown(spread: Spread, digits: int) -> str:
+    low, high = f"{spread.low:.{digits}f}", f"{spread.high:.{digits}f}"
+    return f"{spread.median:.{digits}f} ({low} to {high})"
+
+
+def _verdict(reached: bool) -> str:  # noqa: FBT001  (a word for a fact)
+    return "  reached" if reached else "  MISSED"

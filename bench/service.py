@@ -1,0 +1,100 @@
+"""The service as its users run it: a process of its own, default settings, its log in a file."""
+
+import asyncio
+import json
+import re
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+from app.domain.clock import SystemClock
+from bench.client import Connection, connected, get, submit_all
+from bench.process import ChildFailedError, child, cpu_s, free_port
+from bench.workload import CONCURRENCY
+
+SUBMITTERS = 16
+"""Connections that submit tasks."""
+_READY_LIMIT_S = 60.0
+_END_LIMIT_S = 60.0
+_POLL_S = 0.01
+_CLOCK = SystemClock()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service."""
+
+    pid: int
+    port: int
+    started_s: float
+    """Wall seconds from exec to the first 200 of /readyz."""
+    started_cpu_s: float
+
+    async def run(self, body: bytes, count: int) -> None:
+        """Submit `count` tasks and wait until all of them have succeeded.
+
+        Raises:
+            ChildFailedError: some did not.
+        """
+        async with connected(self.port) as watch:
+            before = await _ended(watch)
+            last = json.loads(await submit_all(self.port, body, count, SUBMITTERS))
+            # Asking while the tasks run would be measured with them: wait for the last one first.
+            await watch.ask(get(last["links"]["self"], "prefer: wait=60"))
+            limit_s = monotonic() + _END_LIMIT_S
+            while (now := await _ended(watch)).total() < before.total() + count:
+                if monotonic() > limit_s:
+                    break
+                await _CLOCK.sleep(_POLL_S)
+        if now - before != Counter(answered=count):
+            message = f"{count} tasks were submitted; {dict(now - before)}"
+            raise ChildFailedError(message)
+
+
+async def _ended(connection: Connection) -> Counter[str]:
+    """Tasks that have ended, by outcome."""
+    _, text = await connection.ask(get("/metrics"))
+    pattern = r'^bursar_tasks_total\{outcome="([^"]*)",[^}]*\} (\S+)$'
+    samples = re.findall(pattern, text.decode(), re.MULTILINE)
+    return Counter({outcome: int(float(value)) for outcome, value in samples})
+
+
+@asynccontextmanager
+async def serving(
+    upstream_url: str, *, workers: int = CONCURRENCY, **variables: str
+) -> AsyncIterator[Service]:
+    """A service of its own directory, ready to take work; killed at the end."""
+    with TemporaryDirectory(prefix="bursar-bench-") as name:
+        folder, port = Path(name), free_port()
+        settings = {
+            "ANTHROPIC_API_KEY": "bench",
+            "ANTHROPIC_BASE_URL": upstream_url,
+            "BURSAR_PORT": str(port),
+            "BURSAR_WORKERS": str(workers),
+            **variables,
+        }
+        with (folder / "log.jsonl").open("wb") as log:
+            began_s = monotonic()
+            async with child(
+                "-m", "app", "serve", folder=folder, stdout=log, **settings
+            ) as process:
+                await _until_ready(process, port)
+                ready_s = monotonic() - began_s
+                yield Service(process.pid, port, ready_s, cpu_s(process.pid))
+
+
+async def _until_ready(process: asyncio.subprocess.Process, port: int) -> None:
+    deadline_s = monotonic() + _READY_LIMIT_S
+    while process.returncode is None and monotonic() < deadline_s:
+        with suppress(OSError):
+            async with connected(port) as connection:
+                status, _ = await connection.ask(get("/readyz"))
+                if status == 200:
+                    return
+        await _CLOCK.sleep(_POLL_S)
+    message = f"the service is not ready; exit code {process.returncode}"
+    raise ChildFailedError(message)
