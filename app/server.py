@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ async def serve(settings: Settings, address: socket.socket) -> None:
                 timeout_graceful_shutdown=CLOSE_TIMEOUT_S,
             )
         )
-        asked = _on_signals(server)
+        asked = _on_signals()
         ending = asyncio.create_task(_end(asked, service, server), name="drain")
         host, port = address.getsockname()[:2]
         _log.info(
@@ -91,17 +92,18 @@ async def serve(settings: Settings, address: socket.socket) -> None:
     _log.info("service_stopped")
 
 
-def _on_signals(server: uvicorn.Server) -> asyncio.Event:
+def _on_signals() -> asyncio.Event:
     asked = asyncio.Event()
 
-    def stop() -> None:
+    def stop(number: int) -> None:
         if asked.is_set():
-            server.force_exit = server.should_exit = True
+            _log.warning("service_stopped_at_once")
+            os._exit(128 + number)  # as a crash would: the next start takes over
         asked.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+        loop.add_signal_handler(number, stop, number)
     return asked
 
 
