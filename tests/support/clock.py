@@ -1,5 +1,7 @@
 """A clock that the test owns."""
 
+from datetime import UTC, date, datetime
+
 from app.domain.clock import US_PER_S, SystemClock
 
 START_US = 1_795_348_800_000_000
@@ -13,6 +15,11 @@ class FakeClock:
         self._start_us = self._now_us = now_us
         self.slept: list[float] = []
         """What was waited for, in seconds, in order."""
+
+    @staticmethod
+    def today() -> date:
+        """The day on which every test begins."""
+        return datetime.fromtimestamp(START_US // US_PER_S, UTC).date()
 
     def now_us(self) -> int:
         return self._now_us

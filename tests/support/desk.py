@@ -1,0 +1,146 @@
+"""A caller at work: a real store and ledger, a scripted provider, a clock that the test owns."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from app.budget.ledger import Settled
+from app.budget.turns import Turns
+from app.domain.errors import StoreFull
+from app.domain.task import Claim
+from app.journal.events import Event
+from app.journal.journal import read_all
+from app.llm.call import Call
+from app.llm.caller import Caller, CallLimits
+from app.llm.models import facts_of
+from app.llm.pricing import PriceBook
+from app.llm.provider import ModelAnswer, ModelRequest
+from app.llm.retry import RetryLimits
+from app.store.port import Operation, T, Tx
+from app.store.sqlite import SqliteStore
+from tests.support.clock import FakeClock
+from tests.support.provider import Line, ScriptedProvider
+from tests.support.seeding import scopes_of
+
+PROMPT_TOKENS = 1_000
+
+
+@cache
+def prices() -> PriceBook:
+    """All prices, read once."""
+    return PriceBook.load()
+
+
+class FlakyStore:
+    """A store that fails as many writes as it is told to."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.inner = store
+        self.failures_left = 0
+        self.failed = 0
+
+    async def write(self, op: Operation[T]) -> T:
+        if self.failures_left:
+            self.failures_left -= 1
+            self.failed += 1
+            raise StoreFull("No space left.")
+        return await self.inner.write(op)
+
+    async def read(self, op: Operation[T]) -> T:
+        return await self.inner.read(op)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+@dataclass
+class Noted:
+    """A move that remembers what it was told."""
+
+    name: str = "finish"
+    settled: list[Settled] = field(default_factory=list)
+
+    def write(self, tx: Tx, settled: Settled) -> None:
+        self.settled.append(settled)
+
+
+def decide(_answer: ModelAnswer, _asked_tokens: int) -> Noted:
+    """The move of a test that does not care."""
+    return Noted()
+
+
+@dataclass
+class Desk:
+    """Everything a call needs."""
+
+    store: FlakyStore
+    provider: ScriptedProvider
+    turns: Turns
+    clock: FakeClock
+    caller: Caller
+
+    async def ask(self, call: Call) -> tuple[ModelAnswer, Noted, Settled]:
+        """One call with a move that does not matter."""
+        return await self.caller.ask(call, decide)
+
+    async def events(self, claim: Claim, kind: type[Event] | None = None) -> list[Any]:
+        """What the journal says of the task; of one kind, if named."""
+        entries = await read_all(self.store, claim.subject)
+        return [e.event for e in entries if kind is None or isinstance(e.event, kind)]
+
+    @asynccontextmanager
+    async def busy_writer(self) -> AsyncIterator[None]:
+        """While the block lasts, no write gets through: what is asked waits behind a slow one."""
+        started, gate = threading.Event(), threading.Event()
+
+        def slow(_tx: Tx) -> None:
+            started.set()
+            assert gate.wait(30)
+
+        writing = asyncio.ensure_future(self.store.inner.write(slow))
+        assert await asyncio.to_thread(started.wait, 30)
+        try:
+            yield
+        finally:
+            gate.set()
+            await writing
+
+
+@asynccontextmanager
+async def open_desk(
+    folder: Path, *script: Line, park_after_s: float = 5.0, **retry: Any
+) -> AsyncIterator[Desk]:
+    """A desk over an empty store; the provider will say `script`."""
+    clock, turns = FakeClock(), Turns()
+    store = FlakyStore(SqliteStore(folder, clock))
+    provider = ScriptedProvider(*script)
+    limits = CallLimits(park_after_s=park_after_s, retry=RetryLimits(**retry))
+    caller = Caller(store, provider, prices(), turns, clock, limits)
+    try:
+        yield Desk(store, provider, turns, clock, caller)
+    finally:
+        await store.close()
+
+
+def call_of(claim: Claim, **given: Any) -> Call:
+    """The task's first question."""
+    request = ModelRequest(
+        model=claim.spec.model,
+        max_tokens=given.pop("max_tokens", claim.spec.max_tokens),
+        messages=[{"role": "user", "content": claim.spec.text}],
+    )
+    fields: dict[str, Any] = {
+        "subject": claim.subject,
+        "step": 1,
+        "request": request,
+        "scopes": scopes_of(claim.subject),
+        "prompt_tokens": PROMPT_TOKENS,
+        "min_tokens": facts_of(request.model).min_output_tokens,
+        "deadline_at_us": claim.deadline_at_us,
+    }
+    return Call(**{**fields, **given})
