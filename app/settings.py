@@ -6,6 +6,7 @@ names (one file a variable, as container platforms mount them), the defaults bel
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from app.domain.task import Complexity
 PREFIX = "BURSAR_"
 Usd = Annotated[Decimal, Field(gt=0, le=MAX_USD, decimal_places=9, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
+_URL_LOGIN = re.compile(r"//[^/@]*@")
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -203,10 +205,16 @@ def load(**given: object) -> Settings:
     Raises:
         SettingsError: values that cannot work, one sentence each.
     """
+    folder = os.environ.get("BURSAR_SECRETS_DIR") or None
+    if folder is not None and not Path(folder).is_dir():
+        raise SettingsError([f"BURSAR_SECRETS_DIR: there is no folder {folder}."])
     try:
-        return Settings(_secrets_dir=os.environ.get("BURSAR_SECRETS_DIR"), **given)  # type: ignore[call-arg, arg-type]
+        return Settings(_secrets_dir=folder, **given)  # type: ignore[call-arg, arg-type]
     except ValidationError as error:
         raise SettingsError([_sentence(problem) for problem in error.errors()]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"A settings file (.env, or one in BURSAR_SECRETS_DIR) cannot be read: {error}."
+        raise SettingsError([message]) from error
 
 
 def unknown_variables() -> list[str]:
@@ -246,4 +254,6 @@ def _sentence(problem: object) -> str:
 def _shown(value: object) -> object:
     if isinstance(value, SecretStr):
         return "********"
+    if isinstance(value, str):
+        return _URL_LOGIN.sub("//********@", value)
     return str(value) if isinstance(value, Path | Decimal) else value

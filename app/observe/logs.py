@@ -19,7 +19,11 @@ from app.domain.clock import US_PER_S, rfc3339
 EVENT_LOGGER = "bursar"
 """Events are logged here; everything else under its module's name."""
 REDACTED = "[redacted]"
-_CREDENTIAL = re.compile(r"sk-[A-Za-z0-9_-]{8,}|(?<=[Bb]earer )[A-Za-z0-9._~+/-]{8,}=*")
+# Not inside a word (`task-…`), but right after an escape of JSON (`\n`, `\u001b`).
+_CREDENTIAL = re.compile(
+    r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9a-f]{4}))sk-[A-Za-z0-9_-]{8,}"
+    r"|(?<=[Bb]earer )[A-Za-z0-9._~+/-]{8,}=*"
+)
 _SECRET_LENGTH = 8
 """A shorter configured secret is a placeholder; blotting it out would spoil ordinary words."""
 
