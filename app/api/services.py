@@ -48,8 +48,8 @@ class Services:
     stopping: bool = False
 
 
-def services_of(request: Request) -> Services:
-    """The services of the running application."""
+async def services_of(request: Request) -> Services:
+    """The services of the running application. A coroutine: a plain function would cost a thread hop."""
     services: Services = request.app.state.services
     return services
 

@@ -16,8 +16,8 @@ WAIT_LIMIT_S = 60
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 
-def wished_wait_s(prefer: Annotated[str | None, Header()] = None) -> int:
-    """Seconds of the `wait` preference; 0 without one."""
+async def wished_wait_s(prefer: Annotated[str | None, Header()] = None) -> int:
+    """Seconds of the `wait` preference; 0 without one. A coroutine, as `services_of` is."""
     found = _WAIT.search(prefer or "")
     return min(int(found[1]), WAIT_LIMIT_S) if found else 0
 
