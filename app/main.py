@@ -135,16 +135,23 @@ def load_tools(clock: Clock) -> ToolRegistry:
 
 
 def make_provider(settings: Settings, simulator: RunningServer | None) -> Provider:
-    """Who answers: the simulator, the Anthropic API, or whatever speaks it at the base URL."""
+    """Who answers: the simulator, the Anthropic API, or whatever speaks it at the base URL.
+
+    Raises:
+        SettingsError: a key that no HTTP header can carry.
+    """
     key = settings.anthropic_api_key
     if simulator is not None:
         return AnthropicProvider("simulated", simulator.url)
-    return AnthropicProvider(
-        key.get_secret_value() if key else None,
-        settings.anthropic_base_url,
-        connect_timeout_s=settings.connect_timeout_s,
-        max_connections=max(settings.workers * 2, 100),
-    )
+    try:
+        return AnthropicProvider(
+            key.get_secret_value() if key else None,
+            settings.anthropic_base_url,
+            connect_timeout_s=settings.connect_timeout_s,
+            max_connections=max(settings.workers * 2, 100),
+        )
+    except ValueError as error:
+        raise SettingsError([f"ANTHROPIC_API_KEY: {error}."]) from error
 
 
 def wire(  # noqa: PLR0917  (each part is named where it is made)
