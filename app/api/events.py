@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from app.api import present
 from app.api.schemas import EventPage, Problem
-from app.api.services import Services, ServicesDep
+from app.api.services import Services, services_of
 from app.domain.errors import NotFound
 from app.domain.task import LOCAL_OWNER, Subject, TaskStatus
 from app.journal.journal import PAGE_LIMIT, Recorded, read
@@ -36,7 +36,6 @@ _SEQ_LIMIT = 2**31 - 1
     summary="What happened to a task",
 )
 async def get_task_events(
-    services: ServicesDep,
     request: Request,
     task_id: str,
     after: Annotated[int, Query(ge=0, le=_SEQ_LIMIT)] = 0,
@@ -48,6 +47,7 @@ async def get_task_events(
     A stream's ids are the journal's numbers: with `Last-Event-ID` it goes on exactly after that event. It
     ends with the task.
     """
+    services = services_of(request)
     row = await services.store.read(lambda tx: tx.one("read_task", id=task_id, owner=LOCAL_OWNER))
     if row is None:
         raise NotFound("task", task_id)

@@ -1,11 +1,11 @@
 """Probes and metrics: /healthz (the process turns), /readyz (it can take work), /metrics."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from app.api import present
 from app.api.problems import RETRY_AFTER_S, problem
 from app.api.schemas import Problem
-from app.api.services import Services, ServicesDep
+from app.api.services import Services, services_of
 from app.domain.clock import US_PER_S
 from app.domain.errors import StoreError
 from app.domain.money import usd_from_nano
@@ -15,8 +15,9 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz", summary="Is the process alive?")
-async def healthz(services: ServicesDep) -> Response:
+async def healthz(request: Request) -> Response:
     """Answers as long as the event loop turns; asks nothing of anybody."""
+    services = services_of(request)
     return present.json(
         {"status": "ok", "version": services.version, "simulated": services.simulated}
     )
@@ -27,8 +28,9 @@ async def healthz(services: ServicesDep) -> Response:
     responses={503: {"model": Problem, "description": "Stopping, or the store cannot be written."}},
     summary="Can it take work?",
 )
-async def readyz(services: ServicesDep) -> Response:
+async def readyz(request: Request) -> Response:
     """Ready when the store can be written and the service is not stopping."""
+    services = services_of(request)
     if services.stopping:
         return problem(503, "stopping", "The service is stopping.", "It takes no new work.")
     try:
@@ -45,8 +47,9 @@ async def readyz(services: ServicesDep) -> Response:
 
 
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-async def metrics(services: ServicesDep) -> Response:
+async def metrics(request: Request) -> Response:
     """Counters from the journal's events, gauges read now."""
+    services = services_of(request)
 
     def op(tx: Tx) -> tuple[list[Row], int]:
         held = tx.one("reserved_now")

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from app.budget.turns import Turns
 from app.domain.clock import Clock
@@ -48,10 +47,10 @@ class Services:
     stopping: bool = False
 
 
-async def services_of(request: Request) -> Services:
-    """The services of the running application. A coroutine: a plain function would cost a thread hop."""
+def services_of(request: Request) -> Services:
+    """The services of the running application.
+
+    Called by the endpoints, not injected: an injected value costs more than the rest of a submission's HTTP.
+    """
     services: Services = request.app.state.services
     return services
-
-
-ServicesDep = Annotated[Services, Depends(services_of)]

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from app.api import present
 from app.api.schemas import SESSION_ID, BudgetIn, Problem, SessionOut, SessionUsageOut
-from app.api.services import ServicesDep
+from app.api.services import services_of
 from app.api.strict import StrictRoute
 from app.budget.ledger import balance, open_account, session_scope, set_limit
 from app.domain.errors import NotFound
@@ -29,8 +29,9 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     responses=_NOT_FOUND,
     summary="Look at a session",
 )
-async def get_session(services: ServicesDep, session_id: SessionId) -> Response:
+async def get_session(request: Request, session_id: SessionId) -> Response:
     """The session and its budget."""
+    services = services_of(request)
     return present.json(await services.store.read(lambda tx: present.session(_row(tx, session_id))))
 
 
@@ -40,8 +41,9 @@ async def get_session(services: ServicesDep, session_id: SessionId) -> Response:
     responses=_NOT_FOUND,
     summary="What a session used and spent",
 )
-async def get_session_usage(services: ServicesDep, session_id: SessionId) -> Response:
+async def get_session_usage(request: Request, session_id: SessionId) -> Response:
     """Calls, tokens and money, in all and by model and by task: sums over the ledger's lines."""
+    services = services_of(request)
 
     def op(tx: Tx) -> dict[str, Any]:
         row = _row(tx, session_id)
@@ -55,13 +57,12 @@ async def get_session_usage(services: ServicesDep, session_id: SessionId) -> Res
 @router.put(
     "/sessions/{session_id}/budget", response_model=SessionOut, summary="Set a session's budget"
 )
-async def put_session_budget(
-    services: ServicesDep, session_id: SessionId, body: BudgetIn
-) -> Response:
+async def put_session_budget(request: Request, session_id: SessionId, body: BudgetIn) -> Response:
     """Set what the session may cost; makes the session if it is new.
 
     A budget below what is spent is accepted: it stops new calls. Raising it lets waiting calls go on.
     """
+    services = services_of(request)
     limit_nano = nano_from_usd(body.budget_usd)
     scope = session_scope(LOCAL_OWNER, session_id)
 

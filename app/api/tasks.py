@@ -4,14 +4,14 @@ import base64
 import binascii
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from app.api import present
 from app.api.schemas import SESSION_ID, Problem, TaskIn, TaskOut, TaskPage
-from app.api.services import ServicesDep
+from app.api.services import services_of
 from app.api.strict import StrictRoute
 from app.api.submit import acceptance, prepare
-from app.api.waiting import WaitDep, await_end, read_task
+from app.api.waiting import PREFER, await_end, read_task, wished_wait_s
 from app.domain.errors import BudgetExhausted
 from app.domain.task import LOCAL_OWNER, TaskStatus
 from app.queue import verbs
@@ -44,9 +44,11 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         **_REFUSALS,
     },
     summary="Submit a task",
+    openapi_extra={"parameters": [PREFER]},
 )
-async def create_task(services: ServicesDep, body: TaskIn, wait_s: WaitDep) -> Response:
+async def create_task(request: Request, body: TaskIn) -> Response:
     """Accept a task: once this answers, the task is durable. Poll `Location`, or follow its events."""
+    services = services_of(request)
     with services.queue.place():
         submission = prepare(services, body)
         try:
@@ -54,7 +56,7 @@ async def create_task(services: ServicesDep, body: TaskIn, wait_s: WaitDep) -> R
         except BudgetExhausted as error:
             services.metrics.rejections.labels(error.scope).inc()
             raise
-    task_id = submission.subject.task_id
+    task_id, wait_s = submission.subject.task_id, wished_wait_s(request)
     headers = {"Location": f"/tasks/{task_id}"}
     if not wait_s:
         task = present.accepted_task(submission, at_us, simulated=services.simulated)
@@ -67,10 +69,16 @@ async def create_task(services: ServicesDep, body: TaskIn, wait_s: WaitDep) -> R
 
 
 @router.get(
-    "/tasks/{task_id}", response_model=TaskOut, responses=_NOT_FOUND, summary="Look at a task"
+    "/tasks/{task_id}",
+    response_model=TaskOut,
+    responses=_NOT_FOUND,
+    summary="Look at a task",
+    openapi_extra={"parameters": [PREFER]},
 )
-async def get_task(services: ServicesDep, task_id: str, wait_s: WaitDep) -> Response:
+async def get_task(request: Request, task_id: str) -> Response:
     """The task and how it stands; with `Prefer: wait=N` at its end, N seconds later at most."""
+    services = services_of(request)
+    wait_s = wished_wait_s(request)
     if not wait_s:
         return _standing(await read_task(services, task_id))
     task = await await_end(services, task_id, wait_s)
@@ -79,13 +87,14 @@ async def get_task(services: ServicesDep, task_id: str, wait_s: WaitDep) -> Resp
 
 @router.get("/tasks", response_model=TaskPage, summary="List tasks")
 async def list_tasks(
-    services: ServicesDep,
+    request: Request,
     status: Annotated[TaskStatus | None, Query()] = None,
     session_id: Annotated[str | None, Query(pattern=SESSION_ID)] = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 50,
 ) -> Response:
     """Newest first."""
+    services = services_of(request)
     before_us, before_id = _position(cursor)
     names = [n for n, v in (("session", session_id), ("status", status)) if v is not None]
     query = "list_tasks" + ("_by_" + "_and_".join(names) if names else "")
@@ -127,8 +136,9 @@ async def list_tasks(
     },
     summary="Cancel a task",
 )
-async def cancel_task(services: ServicesDep, task_id: str) -> Response:
+async def cancel_task(request: Request, task_id: str) -> Response:
     """Ask a task to stop. `cancelling` until its worker confirms; what the stopped call may cost is booked."""
+    services = services_of(request)
     status = await services.store.write(lambda tx: verbs.cancel(tx, LOCAL_OWNER, task_id))
     task = await read_task(services, task_id)
     return present.json(task, 200 if status.terminal else 202, {"Location": f"/tasks/{task_id}"})
