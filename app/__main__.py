@@ -119,13 +119,21 @@ def _welcome(settings: configuration.Settings, port: int) -> str:
 
 
 def _simulate(chosen: argparse.Namespace) -> int:
-    from app.simulator.server import serve  # noqa: PLC0415
+    from app.simulator.server import RunningServer, serve  # noqa: PLC0415
 
-    _say(
-        f"Simulated Messages API on http://{chosen.host}:{chosen.port} (its bill: /simulator/bill)"
-    )
+    async def simulate() -> None:
+        started: asyncio.Future[RunningServer] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(
+            serve(chosen.host, chosen.port, chosen.seed, started=started), name="simulator"
+        )
+        first: set[asyncio.Future[Any]] = {serving, started}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            _say(f"Simulated Messages API on {started.result().url} (its bill: /simulator/bill)")
+        await serving
+
     try:
-        _run(lambda: serve(chosen.host, chosen.port, chosen.seed))
+        _run(simulate)
     except OSError as error:
         return _complain(
             [f"Cannot listen on {chosen.host}:{chosen.port}: {error.strerror}."], EXIT_FAILED
