@@ -3,6 +3,7 @@
 Nothing secret gets out: known shapes of credentials and the configured ones are blotted out of every line.
 """
 
+import json
 import logging
 import re
 import sys
@@ -67,7 +68,11 @@ class JsonFormatter(OrjsonFormatter):
             if record.exc_info and record.exc_info[0] is not None:
                 line["error_type"] = record.exc_info[0].__name__
                 line["traceback"] = self.formatException(record.exc_info)
-        return self._redactor.clean(self.jsonify_log_record(line))
+        try:
+            text = self.jsonify_log_record(line)
+        except TypeError:  # a lone surrogate, a number beyond 64 bits: no reason to lose the line
+            text = json.dumps(line, default=str)
+        return self._redactor.clean(text)
 
 
 def configure(level: str, file: Path | None, redactor: Redactor) -> None:
