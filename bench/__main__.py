@@ -50,9 +50,9 @@ async def _measure(*, quick: bool) -> Results:
             _say("start-up")
             started = await start.startups(url, 1 if quick else 3, 2 if quick else 5)
             _say("memory")
-            print_ = await start.footprint(url, 300 if quick else 1_000, 2 if quick else 10)
+            footprint = await start.footprint(url, 300 if quick else 1_000, 2 if quick else 10)
     took_s = time.monotonic() - began_s
-    return Results(samples, posted, booked, started, print_, fsync_ms(), took_s)
+    return Results(samples, posted, booked, started, footprint, fsync_ms(), took_s)
 
 
 def _say(what: str) -> None:

@@ -109,7 +109,7 @@ def _tasks(samples: Samples) -> list[str]:
 
 
 def _parts(results: Results) -> list[str]:
-    posts, start, print_ = results.posts, results.startups, results.footprint
+    posts, start, footprint = results.posts, results.startups, results.footprint
     ready = _verdict(max(start.cold_s.median, start.warm_s.median) <= READY_TARGET_S)
     rows = {
         "POST /tasks, CPU us": _shown(posts.cpu_us, 0),
@@ -118,10 +118,10 @@ def _parts(results: Results) -> list[str]:
         "Start to ready, cold, s": f"{_shown(start.cold_s, 2)}  CPU {_shown(start.cold_cpu_s, 2)}",
         "Start to ready, warm, s": f"{_shown(start.warm_s, 2)}  CPU {_shown(start.warm_cpu_s, 2)}",
         f"  target: <= {READY_TARGET_S:g} s": ready.strip(),
-        "Idle, MB resident": f"{print_.idle_rss_mb:.0f}",
-        "Idle, CPU ms per second": f"{print_.idle_cpu_ms_per_s:.2f}",
-        f"{print_.in_flight + 100} tasks in flight, MB": f"{print_.in_flight_rss_mb:.0f}",
-        "One more task in flight, KB": f"{print_.kb_per_task:.0f}",
+        "Idle, MB resident": f"{footprint.idle_rss_mb:.0f}",
+        "Idle, CPU ms per second": f"{footprint.idle_cpu_ms_per_s:.2f}",
+        f"{footprint.in_flight + 100} tasks in flight, MB": f"{footprint.in_flight_rss_mb:.0f}",
+        "One more task in flight, KB": f"{footprint.kb_per_task:.0f}",
     }
     return ["", *(f"{name:44}{value}" for name, value in rows.items())]
 
