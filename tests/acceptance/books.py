@@ -1,0 +1,155 @@
+"""What must hold of a stopped service's database, and between it and the simulator's bill."""
+
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from app.domain.task import Outcome, TaskStatus
+from app.store.queries import load_queries
+
+Row = dict[str, Any]
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database of a service that has stopped."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        yield connection
+
+
+def rows(connection: sqlite3.Connection, statement: str) -> list[Row]:
+    """Every row as a dictionary."""
+    return [dict(row) for row in connection.execute(statement)]
+
+
+@dataclass(frozen=True)
+class Books:
+    """Both sides' records of one run."""
+
+    accounts: list[Row]
+    settlements: dict[str, Row]
+    """By attempt id."""
+    releases: set[str]
+    reservations: dict[str, Row]
+    tasks: dict[str, Row]
+    events: dict[str, list[Row]]
+    """By task, in order; `data` is parsed."""
+    drift: list[Row]
+    bill: list[Row]
+
+    @property
+    def ended(self) -> set[str]:
+        """Attempts whose reservation has ended."""
+        return set(self.settlements) | self.releases
+
+
+def read_books(path: Path, bill: dict[str, Any]) -> Books:
+    """Read the database directly, and the bill as the simulator's endpoint shows it."""
+    with opened(path) as connection:
+        lines = rows(connection, "SELECT * FROM ledger_lines")
+        events: dict[str, list[Row]] = defaultdict(list)
+        for row in rows(connection, "SELECT * FROM events ORDER BY subject, seq"):
+            if not row["subject"].startswith("session/"):
+                events[row["subject"]].append({**row, "data": orjson.loads(row["data"])})
+        assert bill["lines_kept"] == bill["total"]["lines"]
+        return Books(
+            accounts=rows(connection, "SELECT * FROM accounts"),
+            settlements={r["attempt_id"]: r for r in lines if r["entry"] == "settlement"},
+            releases={r["attempt_id"] for r in lines if r["entry"] == "release"},
+            reservations={r["attempt_id"]: r for r in lines if r["entry"] == "reservation"},
+            tasks={row["id"]: row for row in rows(connection, "SELECT * FROM tasks")},
+            events=events,
+            drift=rows(connection, load_queries()["balance_drift"]),
+            bill=bill["lines"],
+        )
+
+
+def check_all(books: Books, accepted: set[str]) -> None:
+    """Every promise about money, tasks and events at once."""
+    check_ledger(books)
+    check_bill(books)
+    check_budgets(books)
+    check_tasks(books, accepted)
+    check_steps(books)
+
+
+def check_ledger(books: Books) -> None:
+    """Balances are sums of lines, nothing is held any more, each reservation has ended once."""
+    assert books.drift == []
+    assert [a for a in books.accounts if a["reserved_nano"]] == []
+    assert set(books.reservations) == books.ended
+    assert not set(books.settlements) & books.releases
+
+
+def check_bill(books: Books) -> None:
+    """The bill line by line: equal where confirmed, at most the booked amount everywhere else."""
+    billed = {line["client_reference"]: line["nano"] for line in books.bill}
+    assert len(billed) == len(books.bill), "a reference reached the upstream twice"
+    for attempt, line in books.settlements.items():
+        booked = _booked(line)
+        if line["kind"] == "confirmed":
+            assert booked == billed.get(attempt, 0), line
+        else:
+            assert booked >= billed.get(attempt, 0), line
+    assert set(billed) <= set(books.settlements), "billed, and not in the ledger"
+    assert sum(billed.values()) <= sum(map(_booked, books.settlements.values()))
+
+
+def check_budgets(books: Books) -> None:
+    """Neither the ledger nor the bill exceeds the budget of any task or session."""
+    billed: Counter[tuple[str, str]] = Counter()
+    for line in books.bill:
+        task = books.tasks[line["client_reference"].split("/")[0]]
+        billed["task", task["id"]] += line["nano"]
+        billed["session", f"{task['owner']}/{task['session_id']}"] += line["nano"]
+    for account in books.accounts:
+        booked = account["spent_nano"] + account["surplus_nano"]
+        assert booked <= account["limit_nano"], account
+        assert billed[account["scope"], account["id"]] <= booked, account
+
+
+def check_tasks(books: Books, accepted: set[str]) -> None:
+    """Every accepted task is there and ended exactly once, with a typed outcome; its events have no gap."""
+    assert accepted <= set(books.tasks)
+    for task_id, task in books.tasks.items():
+        outcome = Outcome(task["outcome"])
+        assert outcome.status == TaskStatus(task["status"])
+        events = books.events[task_id]
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+        kinds = Counter(event["type"] for event in events)
+        assert (kinds["task_accepted"], kinds["task_finished"]) == (1, 1), task_id
+        assert (events[0]["type"], events[-1]["type"]) == ("task_accepted", "task_finished")
+        assert events[-1]["data"]["outcome"] == outcome
+        assert kinds["model_answered"] == task["step_count"]
+
+
+def check_steps(books: Books) -> None:
+    """A recorded answer is never asked for again; a second attempt follows a first that ended."""
+    for task_id, events in books.events.items():
+        answered: set[int] = set()
+        failed: set[tuple[int, int]] = set()
+        for event in events:
+            step, attempt = event["data"].get("step"), event["data"].get("attempt")
+            match event["type"]:
+                case "attempt_started":
+                    assert step not in answered, f"{task_id} asks step {step} again"
+                    assert step == len(answered) + 1
+                    assert attempt == 1 or (step, attempt - 1) in failed
+                case "attempt_failed" | "attempt_presumed":
+                    failed.add((step, attempt))
+                case "model_answered":
+                    answered.add(step)
+                case _:
+                    pass
+
+
+def _booked(line: Row) -> int:
+    booked: int = line["amount_nano"] + line["surplus_nano"]
+    return booked
