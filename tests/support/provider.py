@@ -34,10 +34,13 @@ class ScriptedProvider:
     def __init__(self, *script: Line) -> None:
         self.script: list[Line] = list(script)
         self.asked: list[ModelRequest] = []
+        self.sent: list[bytes] = []
+        """The messages of each request as they were then: a transcript goes on growing."""
         self.closed = False
 
     async def ask(self, request: ModelRequest) -> ModelAnswer:
         self.asked.append(request)
+        self.sent.append(orjson.dumps(request.messages))
         if not self.script:
             raise AssertionError(f"asked {len(self.asked)} times: the script is at its end")
         return await _said(self.script.pop(0), request)
