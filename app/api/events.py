@@ -61,10 +61,11 @@ async def get_task_events(
 
 
 async def _stream(services: Services, subject: Subject, row: Row, after: int) -> Response:
-    if TaskStatus(row["status"]).terminal and not await read(
-        services.store, subject, after=after, limit=1
-    ):
+    known = await read(services.store, subject, after=max(after - 1, 0), limit=2)
+    if TaskStatus(row["status"]).terminal and (not known or known[-1].seq <= after):
         return Response(status_code=204)  # tells an EventSource to stop reconnecting
+    if not known:  # it would wait for ever: the task ends before it has so many events
+        raise HTTPException(400, "Last-Event-ID must be the id of an event of this task.")
     return StreamingResponse(
         _messages(services, subject, after), media_type="text/event-stream", headers=_STREAM_HEADERS
     )

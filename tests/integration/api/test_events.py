@@ -165,6 +165,15 @@ class TestStream:
             "urn:bursar:problem:bad-request",
         )
 
+    async def test_ids_to_come(self, bursar: Running) -> None:
+        """An id beyond a running task's events is a 400: such a stream might never end."""
+        bursar.script(HANG)
+        task = await bursar.submit()
+        await bursar.saw(task["id"], "attempt_started")
+        for last, status in (("3", 200), ("4", 400), ("9999", 400)):
+            async with bursar.stream(task["links"]["events"], last_event_id=last) as stream:
+                assert stream.status == status
+
     async def test_unknown_task(self, bursar: Running) -> None:
         """There is no stream of a task that is not."""
         answer = await bursar.client.get(
