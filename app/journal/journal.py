@@ -77,6 +77,10 @@ async def read_all(store: Store, subject: Subject) -> list[Recorded]:
 def _recorded(subject: Subject, row: Row) -> Recorded:
     kind = EVENTS[row["type"]]
     known = _FIELD_NAMES[kind.name]
-    data: dict[str, Any] = {k: v for k, v in orjson.loads(row["data"]).items() if k in known}
+    data: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in orjson.loads(row["data"]).items()
+        if name in known
+    }
     owner = Subject(subject.task_id, subject.session_id, subject.owner, row["run"])
     return Recorded(row["seq"], row["at_us"], owner, kind(**data), row["body"])
