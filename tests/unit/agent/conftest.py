@@ -1,0 +1,123 @@
+"""The agent loop over a scripted provider, with tools that the test holds in its hand."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.agent.loop import AgentLoop, Job
+from app.agent.transcript import Transcript, rebuild
+from app.domain.task import Claim, Conclusion
+from app.journal.journal import read_all
+from app.queue import verbs
+from app.store.port import Tx
+from app.tools.port import Tool
+from app.tools.registry import ToolRegistry
+from app.tools.run import ToolLimits
+from tests.support.desk import Desk, open_desk
+from tests.support.provider import Line
+from tests.support.seeding import claimed, scopes_of
+
+ANYTHING: dict[str, Any] = {
+    "type": "object",
+    "properties": {"x": {}},
+    "additionalProperties": False,
+}
+
+
+@dataclass
+class Probe:
+    """A tool that remembers its calls; each waits for its gate, if there is one."""
+
+    calls: list[Any] = field(default_factory=list)
+    gates: dict[Any, asyncio.Event] = field(default_factory=dict)
+    body: Callable[[], Awaitable[str]] | None = None
+    """What it does instead of answering with its argument."""
+
+    async def run(self, arguments: dict[str, Any]) -> str:
+        """Answer with the argument."""
+        self.calls.append(arguments.get("x"))
+        gate = self.gates.get(arguments.get("x"))
+        if gate is not None:
+            await gate.wait()
+        if self.body is not None:
+            return await self.body()
+        return f"ran {arguments.get('x')}"
+
+
+@dataclass
+class Studio:
+    """A loop and its surroundings."""
+
+    desk: Desk
+    loop: AgentLoop
+    probe: Probe
+    safe: Probe
+
+    async def claim(self, **given: Any) -> Claim:
+        """A running task that may use both tools."""
+        given.setdefault("tools", ("probe", "safe"))
+        return await claimed(self.desk.store, **given)
+
+    def job(self, claim: Claim, transcript: Transcript | None = None) -> Job:
+        """The claim, ready to be worked on."""
+
+        def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
+            verbs.finish(tx, claim.subject, conclusion, cost_nano)
+
+        begun = transcript or Transcript.begin(claim.spec)
+        return Job(claim, begun, scopes_of(claim.subject), conclude)
+
+    async def run(self, claim: Claim) -> Conclusion | None:
+        """One run from the start."""
+        return await self.loop.run(self.job(claim))
+
+    async def resumed(self, claim: Claim) -> Job:
+        """The job of the next run, after a crash of this one."""
+        await self.desk.store.write(
+            lambda tx: verbs.give_back(tx, claim.subject, "restart", tx.now_us)
+        )
+        (again,) = await self.desk.store.write(lambda tx: verbs.claim(tx, "w2", 1))
+        entries = await read_all(self.desk.store, claim.subject)
+        return self.job(again, rebuild(claim.spec, entries))
+
+
+OpenStudio = Callable[..., Any]
+
+
+@pytest.fixture
+def open_studio(tmp_path: Path) -> OpenStudio:
+    """Opens a studio whose provider will say the given script."""
+
+    @asynccontextmanager
+    async def make(*script: Line, **options: Any) -> AsyncIterator[Studio]:
+        probe, safe = Probe(), Probe()
+        tools = ToolRegistry(
+            [
+                Tool(name="probe", description="A probe.", input_schema=ANYTHING, run=probe.run),
+                Tool(
+                    name="safe",
+                    description="May be repeated.",
+                    input_schema=ANYTHING,
+                    run=safe.run,
+                    idempotent=True,
+                ),
+            ]
+        )
+        async with open_desk(tmp_path / "data", *script, **options) as desk:
+            loop = AgentLoop(
+                desk.store,
+                desk.caller,
+                tools,
+                desk.clock,
+                tool_limits=ToolLimits(),
+                stream_above_tokens=8_192,
+            )
+            yield Studio(desk, loop, probe, safe)
+        tools.close()
+
+    return make
