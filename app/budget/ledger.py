@@ -157,7 +157,7 @@ def settle(
     Returns:
         What was booked; None when the reservation has already ended (or never was).
     """
-    held = tx.one("open_reservation", attempt_id=attempt_id)
+    held = _open_reservation(tx, attempt_id)
     if held is None:
         return None
     reserved: int = held["amount_nano"]
@@ -180,7 +180,7 @@ def settle(
 
 def release(tx: Tx, attempt_id: str) -> Settled | None:
     """End a reservation with nothing spent: the request never left, or is known not to be billed."""
-    held = tx.one("open_reservation", attempt_id=attempt_id)
+    held = _open_reservation(tx, attempt_id)
     if held is None:
         return None
     task_spent = _book(tx, held, 0, 0)
@@ -192,6 +192,14 @@ def open_attempts(tx: Tx, subject: Subject) -> list[Attempt]:
     """The task's attempts whose reservation nothing has ended: a crash left them in flight."""
     rows = tx.all("open_reservations_of_task", task_id=subject.task_id)
     return [_attempt_of(row) for row in rows]
+
+
+def _open_reservation(tx: Tx, attempt_id: str) -> Row | None:
+    task_id, _, numbers = attempt_id.partition("/")
+    step, _, attempt = numbers.partition("/")
+    if not attempt:
+        return None
+    return tx.one("open_reservation", task_id=task_id, step=int(step), attempt=int(attempt))
 
 
 def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> int:
@@ -231,7 +239,7 @@ def _add_line(
     subject = attempt.subject
     tx.run(
         "add_line",
-        attempt_id=attempt.id,
+        ended=int(entry != "reservation"),
         entry=entry,
         kind=kind,
         owner=subject.owner,

@@ -50,10 +50,13 @@ class Books:
         return set(self.settlements) | self.releases
 
 
+LINES = "SELECT *, task_id || '/' || step || '/' || attempt AS attempt_id FROM ledger_lines"
+
+
 def read_books(path: Path, bill: dict[str, Any]) -> Books:
     """Read the database directly, and the bill as the simulator's endpoint shows it."""
     with opened(path) as connection:
-        lines = rows(connection, "SELECT * FROM ledger_lines")
+        lines = rows(connection, LINES)
         events: dict[str, list[Row]] = defaultdict(list)
         for row in rows(connection, "SELECT * FROM events ORDER BY subject, seq"):
             if not row["subject"].startswith("session/"):

@@ -11,7 +11,6 @@ from app.store.queries import load_queries
 
 TASK = {"scope": "task", "id": "t"}
 LINE = {
-    "attempt_id": "t/1/1",
     "kind": None,
     "owner": "local",
     "session_id": "s",
@@ -128,9 +127,9 @@ STORY = (
     changes("hold", 0, **TASK, amount_nano=91),
     changes("hold", 1, **TASK, amount_nano=60),
     finds("reserved_now", 1, {"reserved_nano": 60}),
-    changes("add_line", 1, **{**LINE, "entry": "reservation", "amount_nano": 60}),
-    finds("open_reservation", 1, {"amount_nano": 60}, attempt_id="t/1/1"),
-    finds("open_reservations_of_task", 1, {"attempt_id": "t/1/1"}, task_id="t"),
+    changes("add_line", 1, **{**LINE, "entry": "reservation", "ended": 0, "amount_nano": 60}),
+    finds("open_reservation", 1, {"amount_nano": 60}, task_id="t", step=1, attempt=1),
+    finds("open_reservations_of_task", 1, {"step": 1, "attempt": 1}, task_id="t"),
     finds("book", 1, {"spent_nano": 45}, **TASK, held_nano=60, spent_nano=40, surplus_nano=5),
     finds(
         "balance_drift",
@@ -143,12 +142,13 @@ STORY = (
         **{
             **LINE,
             "entry": "settlement",
+            "ended": 1,
             "kind": "confirmed",
             "amount_nano": 40,
             "surplus_nano": 5,
         },
     ),
-    finds("open_reservation", 0, None, attempt_id="t/1/1"),
+    finds("open_reservation", 0, None, task_id="t", step=1, attempt=1),
     finds("open_reservations_of_task", 0, None, task_id="t"),
     finds(
         "usage_of_task",

@@ -1,4 +1,5 @@
 -- Instants are microseconds since the epoch (…_us), money is nano-dollars (…_nano).
+-- WITHOUT ROWID is SQLite's: the primary key is the table, one tree to write instead of two.
 
 CREATE TABLE sessions (
     owner         TEXT   NOT NULL,
@@ -21,7 +22,7 @@ CREATE TABLE accounts (
     PRIMARY KEY (scope, id),
     CHECK (ceiling_nano >= limit_nano),
     CHECK (spent_nano + reserved_nano <= ceiling_nano)
-);
+) WITHOUT ROWID;
 
 CREATE TABLE tasks (
     id                  TEXT    NOT NULL PRIMARY KEY,
@@ -66,17 +67,17 @@ CREATE TABLE events (
     PRIMARY KEY (subject, seq)
 );
 
--- Append-only. One reservation a model attempt, ended by one settlement or one release.
+-- Append-only. One reservation a model attempt, ended by one settlement or one release: the key says "once".
 CREATE TABLE ledger_lines (
-    attempt_id            TEXT    NOT NULL,
+    task_id               TEXT    NOT NULL,
+    step                  INTEGER NOT NULL,
+    attempt               INTEGER NOT NULL,
+    ended                 INTEGER NOT NULL,
     entry                 TEXT    NOT NULL CHECK (entry IN ('reservation', 'settlement', 'release')),
     kind                  TEXT    CHECK (kind IN ('confirmed', 'estimated', 'presumed')),
     owner                 TEXT    NOT NULL,
     session_id            TEXT    NOT NULL,
-    task_id               TEXT    NOT NULL,
     run                   INTEGER NOT NULL,
-    step                  INTEGER NOT NULL,
-    attempt               INTEGER NOT NULL,
     model                 TEXT    NOT NULL,
     price_row             TEXT    NOT NULL,
     scopes                TEXT    NOT NULL,
@@ -89,9 +90,8 @@ CREATE TABLE ledger_lines (
     cache_write_1h_tokens BIGINT  NOT NULL DEFAULT 0,
     web_searches          BIGINT  NOT NULL DEFAULT 0,
     at_us                 BIGINT  NOT NULL,
-    PRIMARY KEY (attempt_id, entry),
+    PRIMARY KEY (task_id, step, attempt, ended),
+    CHECK ((entry = 'reservation') = (ended = 0) AND ended IN (0, 1)),
     CHECK ((entry = 'settlement') = (kind IS NOT NULL))
-);
-CREATE UNIQUE INDEX ledger_ended_once ON ledger_lines (attempt_id) WHERE entry <> 'reservation';
-CREATE INDEX ledger_by_task ON ledger_lines (task_id);
+) WITHOUT ROWID;
 CREATE INDEX ledger_by_session ON ledger_lines (owner, session_id);

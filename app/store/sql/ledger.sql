@@ -30,23 +30,25 @@ WHERE scope = :scope AND id = :id
 RETURNING spent_nano + surplus_nano AS spent_nano;
 
 -- name: add_line
-INSERT INTO ledger_lines (attempt_id, entry, kind, owner, session_id, task_id, run, step, attempt,
-    model, price_row, scopes, amount_nano, surplus_nano, input_tokens, output_tokens, cache_read_tokens,
+INSERT INTO ledger_lines (task_id, step, attempt, ended, entry, kind, owner, session_id, run, model, price_row,
+    scopes, amount_nano, surplus_nano, input_tokens, output_tokens, cache_read_tokens,
     cache_write_5m_tokens, cache_write_1h_tokens, web_searches, at_us)
-VALUES (:attempt_id, :entry, :kind, :owner, :session_id, :task_id, :run, :step, :attempt,
-    :model, :price_row, :scopes, :amount_nano, :surplus_nano, :input_tokens, :output_tokens,
-    :cache_read_tokens, :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :at_us);
+VALUES (:task_id, :step, :attempt, :ended, :entry, :kind, :owner, :session_id, :run, :model, :price_row,
+    :scopes, :amount_nano, :surplus_nano, :input_tokens, :output_tokens, :cache_read_tokens,
+    :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :at_us);
 
 -- name: open_reservation
 -- A reservation that nothing has ended yet.
 SELECT * FROM ledger_lines AS held
-WHERE attempt_id = :attempt_id AND entry = 'reservation' AND NOT EXISTS
-    (SELECT 1 FROM ledger_lines AS ended WHERE ended.attempt_id = held.attempt_id AND ended.entry <> 'reservation');
+WHERE task_id = :task_id AND step = :step AND attempt = :attempt AND ended = 0 AND NOT EXISTS
+    (SELECT 1 FROM ledger_lines AS line WHERE line.task_id = held.task_id AND line.step = held.step
+        AND line.attempt = held.attempt AND line.ended = 1);
 
 -- name: open_reservations_of_task
 SELECT * FROM ledger_lines AS held
-WHERE task_id = :task_id AND entry = 'reservation' AND NOT EXISTS
-    (SELECT 1 FROM ledger_lines AS ended WHERE ended.attempt_id = held.attempt_id AND ended.entry <> 'reservation')
+WHERE task_id = :task_id AND ended = 0 AND NOT EXISTS
+    (SELECT 1 FROM ledger_lines AS line WHERE line.task_id = held.task_id AND line.step = held.step
+        AND line.attempt = held.attempt AND line.ended = 1)
 ORDER BY step, attempt;
 
 -- name: usage_of_task

@@ -23,7 +23,7 @@ RUNNING = {"status": "running", "lease_owner": "w"}
 DONE = {"status": "succeeded", "outcome": "answered", "finished_at_us": 9}
 ACCOUNT = {"scope": "task", "id": "t", "owner": "local", "limit_nano": 10, "ceiling_nano": 10}
 LINE = {
-    "attempt_id": "t/1/1",
+    "ended": 0,
     "entry": "reservation",
     "owner": "local",
     "session_id": "s",
@@ -74,8 +74,8 @@ def insert(database: sqlite3.Connection, table: str, **changes: object) -> None:
         ("accounts", {"spent_nano": 12, "ceiling_nano": 12}),
         ("accounts", {"spent_nano": 10, "surplus_nano": 99}),
         ("ledger_lines", {}),
-        ("ledger_lines", {"entry": "settlement", "kind": "confirmed"}),
-        ("ledger_lines", {"entry": "release"}),
+        ("ledger_lines", {"ended": 1, "entry": "settlement", "kind": "confirmed"}),
+        ("ledger_lines", {"ended": 1, "entry": "release"}),
         ("events", {}),
     ],
 )
@@ -112,9 +112,9 @@ def test_legal_rows_are_taken(database, table, row):
         ("accounts", {"spent_nano": 5, "reserved_nano": 6}),
         ("ledger_lines", {"entry": "gift"}),
         ("ledger_lines", {"kind": "confirmed"}),
-        ("ledger_lines", {"entry": "settlement"}),
-        ("ledger_lines", {"entry": "settlement", "kind": "guessed"}),
-        ("ledger_lines", {"entry": "release", "kind": "presumed"}),
+        ("ledger_lines", {"ended": 1, "entry": "settlement"}),
+        ("ledger_lines", {"ended": 1, "entry": "settlement", "kind": "guessed"}),
+        ("ledger_lines", {"ended": 1, "entry": "release", "kind": "presumed"}),
         ("ledger_lines", {"amount_nano": -1}),
         ("ledger_lines", {"surplus_nano": -1}),
         ("events", {"seq": 0}),
@@ -138,9 +138,9 @@ def test_rows_have_one_identity(database, table):
 def test_a_reservation_ends_once(database):
     """A settlement and a release of one attempt exclude each other."""
     insert(database, "ledger_lines")
-    insert(database, "ledger_lines", entry="settlement", kind="confirmed")
+    insert(database, "ledger_lines", ended=1, entry="settlement", kind="confirmed")
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
-        insert(database, "ledger_lines", entry="release")
+        insert(database, "ledger_lines", ended=1, entry="release")
 
 
 @pytest.mark.parametrize(
