@@ -22,7 +22,7 @@ from app.journal.events import (
 )
 from app.journal.journal import Recorded
 from app.observe.logs import EVENT_LOGGER
-from app.observe.metrics import Metrics
+from app.observe.metrics import BoundedLabels, Metrics
 
 
 def _public(name: str) -> tuple[str, str, Callable[[Any], Any] | None]:
@@ -37,7 +37,8 @@ def _public(name: str) -> tuple[str, str, Callable[[Any], Any] | None]:
 
 
 def _seconds(value: float) -> float:
-    return round(value, 6)
+    """Never negative: the wall clock may be set back between two instants."""
+    return max(round(value, 6), 0.0)
 
 
 _FIELDS = {
@@ -93,10 +94,12 @@ class LogView:
 
 
 class MetricsView:
-    """Every committed event as counts."""
+    """Every committed event as counts. Words that come from upstream are bounded before they become labels."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._models = BoundedLabels()
+        self._outcomes = BoundedLabels()
 
     def __call__(self, entry: Recorded) -> None:
         metrics = self._metrics
@@ -120,26 +123,27 @@ class MetricsView:
             case ModelAnswered():
                 self._answered(event)
             case AttemptFailed(error_type=error_type):
-                metrics.upstream.labels(event.model, error_type).inc()
+                outcome = self._outcomes.of(error_type)
+                metrics.upstream.labels(self._models.of(event.model), outcome).inc()
                 self._lost(event.model, event.charged_nano)
             case AttemptPresumed():
                 self._lost(event.model, event.charged_nano)
             case ReservationExceeded():
                 metrics.overage.inc()
             case RetryScheduled(reason=reason):
-                metrics.retries.labels(reason).inc()
+                metrics.retries.labels(self._outcomes.of(reason)).inc()
             case _:
                 pass
 
     def _lost(self, model: str, charged_nano: int) -> None:
         if charged_nano:
-            self._metrics.spent(model, charged_nano)
+            self._metrics.spent(self._models.of(model), charged_nano)
             self._metrics.presumed_usd.inc(usd_from_nano(charged_nano))
 
     def _answered(self, event: ModelAnswered) -> None:
-        metrics = self._metrics
-        metrics.spent(event.model, event.cost_nano)
-        metrics.upstream.labels(event.model, "answered").inc()
+        metrics, model = self._metrics, self._models.of(event.model)
+        metrics.spent(model, event.cost_nano)
+        metrics.upstream.labels(model, "answered").inc()
         metrics.step_seconds.labels("model").observe(event.duration_s)
         for meter, count in (
             ("input", event.input_tokens),

@@ -7,6 +7,25 @@ _STEP_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _NANO = 1e-9
 
 
+LABEL_VALUES_LIMIT = 64
+"""Values of one label that come from outside; those after that many count as `other`."""
+
+
+class BoundedLabels:
+    """The values of a label, bounded: an upstream that makes up names must not fill the memory."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def of(self, value: str) -> str:
+        """The value, or `other` once too many different ones were seen."""
+        if value not in self._seen:
+            if len(self._seen) >= LABEL_VALUES_LIMIT:
+                return "other"
+            self._seen.add(value)
+        return value
+
+
 class Metrics:
     """One registry a process, so that two services in one test do not share counts."""
 
