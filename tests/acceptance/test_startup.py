@@ -1,5 +1,6 @@
 """What cannot work is refused at the start: one clear sentence each, an exit code, no traceback."""
 
+import asyncio
 import json
 import os
 import socket
@@ -48,12 +49,13 @@ async def test_port_in_use(tmp_path: Path, taken: int, command: str) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("where", ["file/data", "/proc/bursar"])
-async def test_unwritable_data_directory(tmp_path: Path, where: str) -> None:
+async def test_unwritable_data_directory(tmp_path: Path) -> None:
     """Below a file, and where not even root can make a folder."""
     (tmp_path / "file").write_text("in the way")
-    (sentence,) = await _refused(tmp_path, 1, BURSAR_DATA_DIR=where, **_SIMULATED)
-    assert sentence.startswith(f"The data directory {where} cannot be used: ")
+    places = ("file/data", "/proc/bursar")
+    starts = (_refused(tmp_path, 1, BURSAR_DATA_DIR=where, **_SIMULATED) for where in places)
+    for where, (sentence,) in zip(places, await asyncio.gather(*starts), strict=True):
+        assert sentence.startswith(f"The data directory {where} cannot be used: ")
 
 
 @pytest.mark.parametrize("keep", [0, 4_096])
@@ -190,24 +192,25 @@ async def test_wrong_usage(tmp_path: Path, arguments: tuple[str, ...]) -> None:
 async def test_help(tmp_path: Path) -> None:
     """Every command explains itself on stdout, plainly, without a terminal."""
     asked: list[tuple[str, ...]] = [("--help",), *((name, "--help") for name in _COMMANDS)]
-    for arguments in asked:
-        left = await run(*arguments, cwd=tmp_path)
+    told = await asyncio.gather(*(run(*arguments, cwd=tmp_path) for arguments in asked))
+    for arguments, left in zip(asked, told, strict=True):
         assert (left.code, left.err) == (0, ""), arguments
         assert left.out.startswith(f"usage: python -m app {arguments[0]}".removesuffix(" --help"))
         assert "\x1b" not in left.out
 
 
-@pytest.mark.parametrize("command", ["--help", "config", "openapi"])
-async def test_a_reader_that_leaves_early(tmp_path: Path, command: str) -> None:
+async def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
     """Output into a pipe that nobody reads any more is no failure, and nothing is said about it."""
     read, write = os.pipe()
     os.close(read)
     try:
         env = {"ANTHROPIC_API_KEY": NO_KEY}
-        left = await run(command, cwd=tmp_path, env=env, stdout=write)
+        commands = ("--help", "config", "openapi")
+        ends = (run(command, cwd=tmp_path, env=env, stdout=write) for command in commands)
+        for left in await asyncio.gather(*ends):
+            assert (left.code, left.err) == (0, "")
     finally:
         os.close(write)
-    assert (left.code, left.err) == (0, "")
 
 
 async def test_config_masks_secrets(tmp_path: Path) -> None:

@@ -159,7 +159,10 @@ async def _slow_task(bursar: Service, child: Child) -> str:
 
 
 async def test_sigterm_twice(tmp_path: Path, upstream: httpx.AsyncClient) -> None:
-    """The second signal does not wait for the grace of a minute; the task goes on after a restart."""
+    """The second signal does not wait for the grace of a minute; the task goes on after a restart.
+
+    Then Ctrl-C ends the idle service in good order, although a client keeps its connection.
+    """
     async with service(tmp_path, str(upstream.base_url), BURSAR_GRACE_S="60") as bursar:
         child = await bursar.start()
         task_id = await _slow_task(bursar, child)
@@ -172,16 +175,9 @@ async def test_sigterm_twice(tmp_path: Path, upstream: httpx.AsyncClient) -> Non
         await bursar.start()
         async with bursar.client() as client:
             assert (await ended(client, task_id))["outcome"] == "answered"
-        await bursar.stop()
+            idle = await _Idle().begin(bursar)
+            bursar.child.send(signal.SIGINT)
+            left = await bursar.child.ended(_AT_ONCE_S)
+            assert (left.code, left.err) == (0, "")
+            assert await idle.rest() == b""
         check_all(read_books(bursar.database, await bill_of(upstream)), {task_id})
-
-
-async def test_sigint_is_as_good(tmp_path: Path, upstream: httpx.AsyncClient) -> None:
-    """Ctrl-C ends an idle service at once, with 0, although a client keeps its connection."""
-    async with service(tmp_path, str(upstream.base_url), BURSAR_GRACE_S="60") as bursar:
-        child = await bursar.start()
-        idle = await _Idle().begin(bursar)
-        child.send(signal.SIGINT)
-        left = await child.ended(_AT_ONCE_S)
-        assert (left.code, left.err) == (0, "")
-        assert await idle.rest() == b""
