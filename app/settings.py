@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -143,8 +144,18 @@ class Settings(BaseSettings):
     @field_validator("anthropic_base_url")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
+        if value is None:
+            return None
+        if not value.startswith(("http://", "https://")):
             message = "must begin with http:// or https://"
+            raise ValueError(message)
+        try:
+            parts = urlsplit(value)
+            usable = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", value)
+        except ValueError:  # brackets or a port that do not parse
+            usable = False
+        if not usable:
+            message = "must be an address such as https://host or http://host:8787"
             raise ValueError(message)
         return value
 

@@ -133,6 +133,15 @@ async def test_wrong_settings(tmp_path: Path) -> None:
     assert "secret" not in "".join(sentences)
 
 
+@pytest.mark.parametrize(
+    "address", ["http://", "http://x:port", "http://x:99999", "http://[::1", "http://a b"]
+)
+async def test_an_address_that_is_none(tmp_path: Path, address: str) -> None:
+    """A base URL that nothing can be reached at stops the start, not each task."""
+    (sentence,) = await _refused(tmp_path, 2, ANTHROPIC_BASE_URL=address)
+    assert sentence.startswith("ANTHROPIC_BASE_URL: must be an address such as ")
+
+
 async def test_a_key_no_header_can_carry(tmp_path: Path) -> None:
     """A key with a stray character is named, and not shown."""
     (sentence,) = await _refused(tmp_path, 2, ANTHROPIC_API_KEY="schlüssel")
