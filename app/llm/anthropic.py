@@ -238,17 +238,25 @@ def _open(
     )
     client = Client(http_client)
 
+    # The SDK rebuilds address and headers for every request, at the price of half the call: once is enough.
+    url = httpx2.URL(base_url.rstrip("/") + PATH)
+    fixed = [
+        (name.encode(), value.encode())
+        for name, value in client.default_headers.items()
+        if isinstance(value, str)
+    ]
+    extensions = {"timeout": http_client.timeout.as_dict()}
+
     async def send(body: bytes, reference: str | None) -> httpx2.Response:
-        response: object = await client.post(
-            PATH,
-            cast_to=httpx2.Response,
+        headers = [*fixed, (REFERENCE_HEADER.encode(), reference.encode())] if reference else fixed
+        request = httpx2.Request(
+            "POST",
+            url,
+            headers=httpx2.Headers(headers, encoding="ascii"),
             content=body,
-            options={"headers": {REFERENCE_HEADER: reference}} if reference else {},
-            stream=True,
-            stream_cls=anthropic.AsyncStream[object],
+            extensions=extensions,
         )
-        # Asked for a raw response, the SDK hands it over unread and never builds the stream object.
-        return cast("httpx2.Response", response)
+        return await http_client.send(request, stream=True)
 
     errors = (anthropic.AnthropicError, httpx2.HTTPError, aiohttp.ClientError, OSError)
     return _Line(send, client.close, errors)
