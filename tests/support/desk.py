@@ -37,19 +37,38 @@ def prices() -> PriceBook:
 
 
 class FlakyStore:
-    """A store that fails as many writes as it is told to."""
+    """A store that fails as many writes as it is told to; dead, it never comes back from one.
+
+    `dies_after` writes it dies, with the next one in its hands: `keeps_last` says whether that is kept.
+    """
 
     def __init__(self, store: SqliteStore) -> None:
         self.inner = store
         self.failures_left = 0
         self.failed = 0
+        self.dead = False
+        self.dies_after: int | None = None
+        self.keeps_last = False
+        self.died = asyncio.Event()
 
     async def write(self, op: Operation[T]) -> T:
+        await self._live_or_die(op)
         if self.failures_left:
             self.failures_left -= 1
             self.failed += 1
             raise StoreFull("No space left.")
         return await self.inner.write(op)
+
+    async def _live_or_die(self, op: Operation[T]) -> None:
+        if self.dies_after == 0 and not self.dead:
+            self.dead = True
+            if self.keeps_last:
+                await self.inner.write(op)
+            self.died.set()
+        if self.dead:
+            await asyncio.Event().wait()
+        if self.dies_after is not None:
+            self.dies_after -= 1
 
     async def read(self, op: Operation[T]) -> T:
         return await self.inner.read(op)

@@ -1,7 +1,7 @@
 """A provider that follows a script, and the answers and failures that go into one."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import orjson
@@ -25,7 +25,13 @@ class Hang:
         self.released.set()
 
 
-Line = ModelAnswer | BaseException | Hang | Callable[[ModelRequest], ModelAnswer]
+Line = (
+    ModelAnswer
+    | BaseException
+    | Hang
+    | Callable[[ModelRequest], ModelAnswer]
+    | Callable[[ModelRequest], Awaitable[ModelAnswer]]
+)
 
 
 class ScriptedProvider:
@@ -60,7 +66,8 @@ async def _said(line: Line, request: ModelRequest) -> ModelAnswer:
             await line.released.wait()
             return line.answer or answer(text("late"))
         case _:
-            return line(request)
+            said = line(request)
+            return said if isinstance(said, ModelAnswer) else await said
 
 
 def text(words: str) -> JsonObject:

@@ -1,9 +1,8 @@
 """The agent loop over a scripted provider, with tools that the test holds in its hand."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +18,9 @@ from app.tools.port import Tool
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
 from tests.support.desk import Desk, open_desk
+from tests.support.probe import ANYTHING, Probe
 from tests.support.provider import Line
 from tests.support.seeding import claimed, scopes_of
-
-ANYTHING: dict[str, Any] = {
-    "type": "object",
-    "properties": {"x": {}},
-    "additionalProperties": False,
-}
-
-
-@dataclass
-class Probe:
-    """A tool that remembers its calls; each waits for its gate, if there is one."""
-
-    calls: list[Any] = field(default_factory=list)
-    gates: dict[Any, asyncio.Event] = field(default_factory=dict)
-    body: Callable[[], Awaitable[str]] | None = None
-    """What it does instead of answering with its argument."""
-
-    async def run(self, arguments: dict[str, Any]) -> str:
-        """Answer with the argument."""
-        self.calls.append(arguments.get("x"))
-        gate = self.gates.get(arguments.get("x"))
-        if gate is not None:
-            await gate.wait()
-        if self.body is not None:
-            return await self.body()
-        return f"ran {arguments.get('x')}"
 
 
 @dataclass
