@@ -73,16 +73,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(chosen: argparse.Namespace) -> int:
-    return _run_service(chosen, {})
+    return _run_service(chosen)
 
 
 def _demo(chosen: argparse.Namespace) -> int:
-    return _run_service(chosen, {"simulator": "auto"}, demo=True)
+    return _run_service(chosen, demo=True)
 
 
-def _run_service(chosen: argparse.Namespace, given: dict[str, Any], *, demo: bool = False) -> int:
-    given.update({k: v for k in ("host", "port") if (v := getattr(chosen, k)) is not None})
+def _run_service(chosen: argparse.Namespace, *, demo: bool = False) -> int:
+    given = {k: v for k in ("host", "port") if (v := getattr(chosen, k)) is not None}
     settings = configuration.load(**given)
+    if demo and settings.simulator == "off":
+        settings = configuration.load(simulator="auto", **given)
     configuration.require_provider(settings)
     # Loading the SDK takes a second: say no to a taken port before that.
     from app import server  # noqa: PLC0415
@@ -94,7 +96,8 @@ def _run_service(chosen: argparse.Namespace, given: dict[str, Any], *, demo: boo
     except server.AddressTakenError as error:
         return _complain([str(error)], EXIT_FAILED)
     except OSError as error:
-        return _complain([f"BURSAR_LOG_FILE: {error.strerror}: {settings.log_file}."], EXIT_USAGE)
+        sentence = f"BURSAR_LOG_FILE: {settings.log_file} cannot be written ({error.strerror})."
+        return _complain([sentence], EXIT_USAGE)
     if demo:
         _say(_welcome(settings, address.getsockname()[1]))
     _run(lambda: server.serve(settings, address))
@@ -102,7 +105,7 @@ def _run_service(chosen: argparse.Namespace, given: dict[str, Any], *, demo: boo
 
 
 def _welcome(settings: configuration.Settings, port: int) -> str:
-    url = f"http://{settings.host}:{port}"
+    url = _url(settings.host, port)
     who = (
         "the built-in SIMULATOR: no key, no cost"
         if settings.simulated
@@ -116,6 +119,12 @@ def _welcome(settings: configuration.Settings, port: int) -> str:
   Try it     curl -i -X POST {url}/tasks -H 'content-type: application/json' -H 'prefer: wait=10' -d '{body}'
   Stop       Ctrl-C
 """
+
+
+def _url(host: str, port: int) -> str:
+    """Where somebody on this machine reaches a service that listens on `host`."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
 
 
 def _simulate(chosen: argparse.Namespace) -> int:
@@ -163,9 +172,9 @@ def _healthcheck(_chosen: argparse.Namespace) -> int:
     import httpx  # noqa: PLC0415
 
     settings = configuration.load()
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    ready = _url(settings.host, settings.port) + "/readyz"
     try:
-        answer = httpx.get(f"http://{host}:{settings.port}/readyz", timeout=5, trust_env=False)
+        answer = httpx.get(ready, timeout=5, trust_env=False)
     except httpx.HTTPError as error:
         return _complain([f"Not reachable: {error}."], EXIT_FAILED)
     return 0 if answer.is_success else _complain([answer.text], EXIT_FAILED)

@@ -140,6 +140,7 @@ class AgentLoop:
         )
 
         def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
+            transcript.asked(call.prompt_tokens, asked_tokens)
             return _Recorded(judge(answer, transcript, asked_tokens), job, step)
 
         answer, move, settled = await self._caller.ask(call, decide)

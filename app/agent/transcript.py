@@ -46,8 +46,10 @@ class Transcript:
     """Tool calls the journal knows to have begun."""
     _results: list[JsonObject] = field(default_factory=list)
     _order: list[str] = field(default_factory=list)
-    _reported: tuple[int, int] | None = None
-    """Prompt and output tokens of the latest answer, as reported."""
+    _asked: tuple[int, int] | None = None
+    """Bounds of the latest question: prompt and output tokens it could have at most."""
+    _known: tuple[int, int] | None = None
+    """Prompt and output tokens of the latest answer: as reported, or else their bounds."""
     _new_blocks: list[JsonObject] = field(default_factory=list)
 
     @classmethod
@@ -55,16 +57,20 @@ class Transcript:
         """A task that has not asked anything yet."""
         return cls(spec, spec.max_tokens, [{"role": "user", "content": spec.text}])
 
+    def asked(self, prompt_tokens: int, max_tokens: int) -> None:
+        """Take down the bounds of the question that leaves now."""
+        self._asked = (prompt_tokens, max_tokens)
+
     def answered(self, answer: ModelAnswer, move: str) -> None:
         """Take the answer in: what is kept of it follows from the move that was decided on."""
         self.step += 1
         self.attempts_made, self.first_attempt_at_us = 0, None
         self.last_text = text_of(answer) or self.last_text
         self._new_blocks = []
-        self._reported = None
+        self._known = self._asked
         if answer.usage is not None:
             parts = [tokens for _, tokens in answer.usage.parts]
-            self._reported = (sum(t.prompt for t in parts), sum(t.output for t in parts))
+            self._known = (sum(t.prompt for t in parts), sum(t.output for t in parts))
         match move:
             case "run_tools":
                 self.messages.append({"role": "assistant", "content": answer.content})
@@ -109,8 +115,8 @@ class Transcript:
         """Proved upper bound of the next prompt."""
         facts = facts_of(self.spec.model)
         try:
-            if self._reported is not None:
-                return grown_bound(*self._reported, self._new_blocks, facts)
+            if self._known is not None:
+                return grown_bound(*self._known, self._new_blocks, facts)
             return prompt_bound(request, facts)
         except UnboundedContent:
             return facts.context_window_tokens
@@ -130,7 +136,8 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
     transcript = Transcript.begin(spec)
     for entry in entries:
         match entry.event:
-            case AttemptStarted():
+            case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens):
+                transcript.asked(prompt_tokens, max_tokens)
                 transcript.attempts_made += 1
                 if transcript.first_attempt_at_us is None:
                     transcript.first_attempt_at_us = entry.at_us

@@ -126,6 +126,7 @@ def live(turns: list[Turn]) -> Transcript:
     """What the loop has after these turns."""
     transcript = Transcript.begin(SPEC)
     for turn in turns:
+        transcript.asked(1, 1)  # the bounds of `started`
         transcript.answered(turn.answer, turn.move)
         for use, result in zip(list(transcript.pending), turn.results, strict=True):
             transcript.tool_answered(use.id, result.content, is_error=result.is_error)
@@ -345,3 +346,14 @@ def test_attempts_of_the_step_in_progress_are_counted():
     journal.turn(2, Turn(answer(), "nudge"))
     rebuilt = rebuild(SPEC, journal.entries)
     assert (rebuilt.attempts_made, rebuilt.first_attempt_at_us) == (0, None)
+
+
+def test_an_answer_without_usage_is_bounded_by_what_was_asked():
+    """The next bound grows from the question's own bounds, not from the whole context window."""
+    transcript = Transcript.begin(SPEC)
+    transcript.asked(200, 100)
+    thinking = {"type": "thinking", "thinking": "", "signature": "x"}
+    answer = ModelAnswer(HAIKU, [thinking], "pause_turn", None, b"{}")
+    transcript.answered(answer, "continue")
+    bound = transcript.prompt_tokens(transcript.request((), stream_above=8_192))
+    assert 300 <= bound < 1_000
