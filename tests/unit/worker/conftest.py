@@ -83,6 +83,8 @@ class Works:
         async with asyncio.timeout(20):
             while (row := await row_of(self.desk.store, task_id))["status"] not in statuses:
                 await yielded(3)
+        # A reader may see a commit before it is told of: by the next write it has been told.
+        await self.desk.store.inner.write(lambda _tx: None)
         return row
 
     def events(self, kind: type[Event], task_id: str = "t") -> list[Any]:
