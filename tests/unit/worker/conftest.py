@@ -80,7 +80,7 @@ class Works:
 
     async def until(self, task_id: str, *statuses: str) -> Row:
         """The task once it stands like this."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while (row := await row_of(self.desk.store, task_id))["status"] not in statuses:
                 await yielded(3)
         # A reader may see a commit before it is told of: by the next write it has been told.
