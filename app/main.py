@@ -21,11 +21,13 @@ from app.domain.task import LOCAL_OWNER
 from app.journal.feed import Feed
 from app.journal.views import LogView, MetricsView
 from app.llm.anthropic import AnthropicProvider
+from app.llm.call import Drain
 from app.llm.caller import Caller, CallLimits
 from app.llm.price_overrides import PriceFileError
 from app.llm.pricing import PriceBook, UnknownModel
 from app.llm.provider import Provider
 from app.llm.retry import RetryLimits
+from app.observe.logs import Redactor
 from app.observe.metrics import Metrics
 from app.queue.embedded import EmbeddedQueue
 from app.settings import Settings, SettingsError, unknown_variables, variable
@@ -61,6 +63,7 @@ class Service:
         if self.services.stopping:
             return
         self.services.stopping = True
+        self.pool.begin_drain()
         _log.info("draining", extra={"running": self.pool.running})
         self.services.feed.stop()
         await self.services.queue.stop()
@@ -169,9 +172,10 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     queue = EmbeddedQueue(store, clock, worker=worker, limit=settings.queue_limit)
     retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
     limits = CallLimits(settings.call_timeout_s, settings.park_after_s, retry)
+    drain, redactor = Drain(), Redactor(settings.secrets())
     loop = AgentLoop(
         store,
-        Caller(store, provider, prices, turns, clock, limits),
+        Caller(store, provider, prices, turns, clock, limits, drain=drain, redactor=redactor),
         tools,
         clock,
         tool_limits=ToolLimits(
@@ -179,6 +183,8 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
             timeout_limit_s=settings.tool_timeout_s,
         ),
         stream_above_tokens=settings.stream_above_tokens,
+        drain=drain,
+        redactor=redactor,
     )
     pool = WorkerPool(
         store, queue, loop, turns, clock, slots=settings.workers, shared_scopes=_shared(settings)

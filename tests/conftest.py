@@ -5,8 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.loglines import LineChecker, checked
+
+# How fast this machine is must not decide whether a test passes.
+settings.register_profile("bursar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("bursar")
 
 
 @pytest.fixture(scope="session")

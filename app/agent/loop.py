@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.agent.transcript import INTERRUPTED, Transcript
 from app.agent.verdict import TOOL_CALLS_LIMIT, Finish, RunTools, Verdict, judge
@@ -14,10 +14,11 @@ from app.domain.task import Claim, Conclusion, Outcome, TaskError
 from app.journal.events import ToolFinished, ToolStarted
 from app.journal.journal import append, fence
 from app.llm.answers import ToolUse, to_json
-from app.llm.call import Call, CallFailed, Parked
+from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.caller import Caller
 from app.llm.models import facts_of
 from app.llm.provider import ModelAnswer
+from app.observe.logs import Redactor
 from app.store.persist import persist
 from app.store.port import Store, Tx
 from app.tools.port import ToolOutcome, ToolResult
@@ -83,6 +84,8 @@ class AgentLoop:
         *,
         tool_limits: ToolLimits,
         stream_above_tokens: int,
+        drain: Drain | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self._store = store
         self._caller = caller
@@ -90,8 +93,12 @@ class AgentLoop:
         self._clock = clock
         self._tool_limits = tool_limits
         self._stream_above_tokens = stream_above_tokens
-        self.draining = False
-        """Set when the service stops: runs are handed back at their next step."""
+        self._drain = drain or Drain()
+        self._redactor = redactor or Redactor()
+
+    def begin_drain(self) -> None:
+        """The service stops: nothing new is started, runs are handed back at their next step."""
+        self._drain.begun = True
 
     async def run(self, job: Job) -> Conclusion | None:
         """Work on the task until it ends.
@@ -108,7 +115,7 @@ class AgentLoop:
         definitions = self._tools.definitions(job.claim.spec.tools)
         while True:
             await self._answer_tools(job)
-            if self.draining:
+            if self._drain.begun:
                 raise Parked("drain", self._clock.now_us())
             if job.transcript.step >= job.claim.spec.max_steps:
                 return _out_of_steps(job)
@@ -136,7 +143,8 @@ class AgentLoop:
             min_tokens=facts_of(request.model).min_output_tokens,
             deadline_at_us=claim.deadline_at_us,
             attempts_made=transcript.attempts_made,
-            first_attempt_at_us=transcript.first_attempt_at_us,
+            failures=transcript.failures,
+            failing_since_us=transcript.failing_since_us,
         )
 
         def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
@@ -154,18 +162,13 @@ class AgentLoop:
             return
         resumed = job.transcript.started
         results = await asyncio.gather(
-            *(
-                self._answer_tool(job, use, position, known=use.id in resumed)
-                for position, use in enumerate(pending)
-            )
+            *(self._answer_tool(job, use, known=use.id in resumed) for use in pending)
         )
         for use, result in zip(pending, results, strict=True):
             job.transcript.tool_answered(use.id, result.content, is_error=result.is_error)
 
-    async def _answer_tool(
-        self, job: Job, use: ToolUse, position: int, *, known: bool
-    ) -> ToolResult:
-        result = await self._run_tool(job, use, position, known=known)
+    async def _answer_tool(self, job: Job, use: ToolUse, *, known: bool) -> ToolResult:
+        result = self._cleaned(await self._run_tool(job, use, known=known))
         subject, event = job.claim.subject, _finished(use, job.transcript.step, result)
 
         def op(tx: Tx) -> None:
@@ -175,13 +178,25 @@ class AgentLoop:
         await persist(self._store, self._clock, op)
         return result
 
-    async def _run_tool(self, job: Job, use: ToolUse, position: int, *, known: bool) -> ToolResult:
+    def _cleaned(self, result: ToolResult) -> ToolResult:
+        """An exception's text may quote a credential; neither the model nor the journal may see it."""
+        if not result.is_error:
+            return result
+        clean = self._redactor.clean
+        message = result.error_message
+        return replace(
+            result,
+            content=clean(result.content),
+            error_message=None if message is None else clean(message),
+        )
+
+    async def _run_tool(self, job: Job, use: ToolUse, *, known: bool) -> ToolResult:
         tool = self._tools.find(use.name)
         if known and not (tool is not None and tool.idempotent):
             return _failed("interrupted", INTERRUPTED)
         if use.malformed:
             return _failed("invalid_arguments", "The call could not be read; it did not run.")
-        if position >= TOOL_CALLS_LIMIT:
+        if job.transcript.position_of(use.id) >= TOOL_CALLS_LIMIT:
             text = f"Not run: at most {TOOL_CALLS_LIMIT} tool calls in one turn."
             return _failed("too_many_calls", text)
         left_s = (job.claim.deadline_at_us - self._clock.now_us()) / US_PER_S

@@ -7,8 +7,15 @@ the loop had before a crash.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from app.domain.clock import US_PER_S
 from app.domain.task import TaskSpec
-from app.journal.events import AttemptStarted, ModelAnswered, ToolFinished, ToolStarted
+from app.journal.events import (
+    AttemptFailed,
+    AttemptStarted,
+    ModelAnswered,
+    ToolFinished,
+    ToolStarted,
+)
 from app.journal.journal import Recorded
 from app.llm.answers import ToolUse, parse_answer, text_of, tool_uses
 from app.llm.bound import UnboundedContent, grown_bound, prompt_bound
@@ -41,7 +48,9 @@ class Transcript:
     """Tool calls of the latest answer that have no result yet."""
     attempts_made: int = 0
     """Attempts of the step in progress, by earlier runs."""
-    first_attempt_at_us: int | None = None
+    failures: int = 0
+    """Those of them that the upstream failed and that were to be repeated."""
+    failing_since_us: int | None = None
     started: set[str] = field(default_factory=set)
     """Tool calls the journal knows to have begun."""
     _results: list[JsonObject] = field(default_factory=list)
@@ -64,7 +73,7 @@ class Transcript:
     def answered(self, answer: ModelAnswer, move: str) -> None:
         """Take the answer in: what is kept of it follows from the move that was decided on."""
         self.step += 1
-        self.attempts_made, self.first_attempt_at_us = 0, None
+        self.attempts_made, self.failures, self.failing_since_us = 0, 0, None
         self.last_text = text_of(answer) or self.last_text
         self._new_blocks = []
         self._known = self._asked
@@ -99,6 +108,10 @@ class Transcript:
             self._results.sort(key=lambda result: self._order.index(result["tool_use_id"]))
             self._add_user(self._results)
             self._results, self.started = [], set()
+
+    def position_of(self, call_id: str) -> int:
+        """The call's place (0, 1, …) among those of the latest answer, finished ones included."""
+        return self._order.index(call_id)
 
     def request(self, tools: tuple[JsonObject, ...], *, stream_above: int) -> ModelRequest:
         """The next question. Above `stream_above` tokens of output it is streamed."""
@@ -139,8 +152,10 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
             case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens):
                 transcript.asked(prompt_tokens, max_tokens)
                 transcript.attempts_made += 1
-                if transcript.first_attempt_at_us is None:
-                    transcript.first_attempt_at_us = entry.at_us
+            case AttemptFailed(decision="retry", duration_s=duration_s):
+                transcript.failures += 1
+                if transcript.failing_since_us is None:
+                    transcript.failing_since_us = entry.at_us - int(duration_s * US_PER_S)
             case ModelAnswered(move=move, request_id=request_id):
                 transcript.answered(parse_answer(entry.body or b"", request_id), move)
             case ToolStarted(call_id=call_id):

@@ -91,6 +91,7 @@ def _resume_at(last_event_id: str | None, after: int) -> int:
     if (
         not last_event_id.isascii()
         or not last_event_id.isdigit()
+        or len(last_event_id) > len(str(_SEQ_LIMIT))
         or int(last_event_id) > _SEQ_LIMIT
     ):
         raise HTTPException(400, "Last-Event-ID must be the id of an event of this task.")

@@ -6,7 +6,7 @@ from app.journal.events import AttemptFailed, ModelAnswered, ReservationExceeded
 from app.journal.journal import append, fence
 from app.llm.call import Move
 from app.llm.pricing import Cost
-from app.llm.provider import ModelAnswer, ModelFailure
+from app.llm.provider import ModelAnswer, ModelFailure, Phase
 from app.llm.retry import Again, Decision, known_unbilled
 from app.llm.usage import Usage
 from app.store.port import Tx
@@ -24,7 +24,7 @@ def book_answer(
     """Pay the answer, record it, and write the move it leads to. Without a cost: at the reservation.
 
     Raises:
-        StaleLease: this run no longer holds the task; see `book_late_answer`.
+        StaleLease: this run no longer holds the task; its answer is not recorded.
     """
     fence(tx, attempt.subject)
     meters = _meters(answer.usage)
@@ -64,6 +64,13 @@ def book_answer(
     return settled
 
 
+def book_unsent(tx: Tx, attempt: Attempt) -> None:
+    """Give back a reservation whose request never left, and say so; nothing when there is none."""
+    if release(tx, attempt.id) is not None:
+        failure = ModelFailure("interrupted", "The call was never sent.", phase=Phase.CONNECT)
+        append(tx, attempt.subject, _failed(attempt, failure, None, None, None, 0.0))
+
+
 def book_failure(
     tx: Tx,
     attempt: Attempt,
@@ -77,25 +84,7 @@ def book_failure(
     """
     kind = None if known_unbilled(failure) else Kind.PRESUMED
     settled = release(tx, attempt.id) if kind is None else settle(tx, attempt.id, kind)
-    append(
-        tx,
-        attempt.subject,
-        AttemptFailed(
-            step=attempt.step,
-            attempt=attempt.attempt,
-            model=attempt.model,
-            error_type=failure.error_type,
-            error_message=failure.message,
-            http_status=failure.status,
-            phase=failure.phase,
-            decision=_name(decision),
-            charged_nano=settled.charged_nano if settled else 0,
-            kind=kind,
-            task_spent_nano=settled.task_spent_nano if settled else 0,
-            duration_s=duration_s,
-            request_id=failure.request_id,
-        ),
-    )
+    append(tx, attempt.subject, _failed(attempt, failure, decision, settled, kind, duration_s))
     if isinstance(decision, Again):
         append(
             tx,
@@ -107,6 +96,31 @@ def book_failure(
                 reason=decision.reason,
             ),
         )
+
+
+def _failed(
+    attempt: Attempt,
+    failure: ModelFailure,
+    decision: Decision | None,
+    settled: Settled | None,
+    kind: Kind | None,
+    duration_s: float,
+) -> AttemptFailed:
+    return AttemptFailed(
+        step=attempt.step,
+        attempt=attempt.attempt,
+        model=attempt.model,
+        error_type=failure.error_type,
+        error_message=failure.message,
+        http_status=failure.status,
+        phase=failure.phase,
+        decision=_name(decision),
+        charged_nano=settled.charged_nano if settled else 0,
+        kind=kind,
+        task_spent_nano=settled.task_spent_nano if settled else 0,
+        duration_s=duration_s,
+        request_id=failure.request_id,
+    )
 
 
 def _name(decision: Decision | None) -> str:

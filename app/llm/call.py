@@ -27,8 +27,11 @@ class Call:
     """Floor of the output: below it no call is made."""
     deadline_at_us: int
     attempts_made: int = 0
-    """Attempts of this step that earlier runs made."""
-    first_attempt_at_us: int | None = None
+    """Attempts of this step that earlier runs made, whatever became of them: numbers are never used twice."""
+    failures: int = 0
+    """Those of them that the upstream failed: what the retry limits count."""
+    failing_since_us: int | None = None
+    """When the first of those began."""
 
 
 class Move(Protocol):
@@ -47,6 +50,13 @@ class Move(Protocol):
 M = TypeVar("M", bound=Move)
 Decide = Callable[[ModelAnswer, int], M]
 """From an answer and the `max_tokens` it was asked with."""
+
+
+@dataclass(slots=True)
+class Drain:
+    """The service is stopping: nothing new may start. One object a process, shared by who starts things."""
+
+    begun: bool = False
 
 
 class CallFailed(BursarError):  # noqa: N818

@@ -5,7 +5,7 @@ what follows from it are recorded in one transaction.
 """
 
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import NoReturn
 
 import backoff
@@ -14,11 +14,12 @@ from app.budget.ledger import Attempt, Settled
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.llm.booking import book_answer, book_failure
-from app.llm.call import Call, CallFailed, Decide, M, Parked
+from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked
 from app.llm.pricing import Cost, PriceBook, UnknownModel
 from app.llm.provider import ModelAnswer, ModelFailure, Phase, Provider
-from app.llm.reserving import Reserver
+from app.llm.reserving import Held, Reserver
 from app.llm.retry import GiveUp, RetryLimits, decide
+from app.observe.logs import Redactor
 from app.store.persist import persist, shielded
 from app.store.port import Store
 
@@ -50,7 +51,8 @@ class _Progress:
 
     call: Call
     attempt: int
-    first_attempt_at_us: int
+    failures: int
+    failing_since_us: int | None
 
 
 class Caller:
@@ -64,6 +66,9 @@ class Caller:
         turns: Turns,
         clock: Clock,
         limits: CallLimits,
+        *,
+        drain: Drain | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
         self._store = store
         self._provider = provider
@@ -71,7 +76,10 @@ class Caller:
         self._turns = turns
         self._clock = clock
         self._limits = limits
-        self._reserver = Reserver(store, prices, turns, clock, wait_s=limits.park_after_s)
+        self._redactor = redactor or Redactor()
+        self._reserver = Reserver(
+            store, prices, turns, clock, drain or Drain(), wait_s=limits.park_after_s
+        )
 
     async def ask(self, call: Call, then: Decide[M]) -> Asked[M]:
         """Get an answer, pay it and record it with the move that `then` decides on.
@@ -83,9 +91,9 @@ class Caller:
             StaleLease: this run no longer holds the task.
             StoreError: the reservation could not be written; no call was made.
         """
-        first_us = call.first_attempt_at_us or self._clock.now_us()
+        progress = _Progress(call, call.attempts_made, call.failures, call.failing_since_us)
         try:
-            return await self._attempt(_Progress(call, call.attempts_made, first_us), then)
+            return await self._attempt(progress, then)
         except Parked:
             raise  # the task keeps its place in line
         except BaseException:
@@ -115,12 +123,12 @@ class Caller:
         except BaseException:  # cancelled, timed out, handed back, or a bug: the answer is lost
             await self._interrupted(call, held.attempt, started_s)
             raise
-        return await self._record(call, held.attempt, answer, move, started_s)
+        return await self._record(call, held, answer, move, started_s)
 
     async def _record(
-        self, call: Call, attempt: Attempt, answer: ModelAnswer, move: M, started_s: float
+        self, call: Call, held: Held, answer: ModelAnswer, move: M, started_s: float
     ) -> Asked[M]:
-        cost = self._cost(answer)
+        attempt, cost = held.attempt, self._cost(answer, held.day)
         duration_s = self._clock.monotonic_s() - started_s
         try:
             settled = await persist(
@@ -132,12 +140,12 @@ class Caller:
             self._turns.ended(call.scopes)
         return answer, move, settled
 
-    def _cost(self, answer: ModelAnswer) -> Cost | None:
-        """The answer's price; None when its usage or its model's price is unknown."""
+    def _cost(self, answer: ModelAnswer, day: date) -> Cost | None:
+        """The answer's price on the day it was reserved; None when its usage or price is unknown."""
         if answer.usage is None:
             return None
         try:
-            cost = self._prices.cost(answer.usage, self._today())
+            cost = self._prices.cost(answer.usage, day)
         except UnknownModel:
             return None
         if answer.stop_reason == "refusal" and not answer.content:
@@ -149,14 +157,18 @@ class Caller:
     ) -> NoReturn:
         """Book what the attempt may have cost, and raise what follows from it."""
         now_us, call = self._clock.now_us(), progress.call
+        failure.message = self._redactor.clean(failure.message)
+        progress.failures += 1
+        duration_s = self._clock.monotonic_s() - started_s
+        if progress.failing_since_us is None:
+            progress.failing_since_us = now_us - int(duration_s * US_PER_S)
         decision = decide(
             failure,
-            attempt=progress.attempt,
-            elapsed_s=(now_us - progress.first_attempt_at_us) / US_PER_S,
+            attempt=progress.failures,
+            elapsed_s=(now_us - progress.failing_since_us) / US_PER_S,
             left_s=(call.deadline_at_us - now_us) / US_PER_S,
             limits=self._limits.retry,
         )
-        duration_s = self._clock.monotonic_s() - started_s
         try:
             await persist(
                 self._store,
@@ -180,6 +192,3 @@ class Caller:
             )
         finally:
             self._turns.ended(call.scopes)
-
-    def _today(self) -> date:
-        return datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()

@@ -3,23 +3,28 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
-from app.budget.ledger import Attempt, Balance, Scope, balance, release, reserve
+from app.budget.ledger import Attempt, Balance, Scope, balance, reserve
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
 from app.journal.events import AttemptStarted, ReservationWaited
 from app.journal.journal import append, fence
+from app.llm.booking import book_unsent
 from app.llm.bound import affordable_max_tokens, worst_case_nano
-from app.llm.call import Call, Parked
+from app.llm.call import Call, Drain, Parked
 from app.llm.models import facts_of
 from app.llm.pricing import PriceBook, PriceRow
 from app.store.persist import shielded
 from app.store.port import Store, Tx
 
 PARK_S = 15.0
-"""When a task that waits its turn is tried again at the latest; usually it is woken."""
+"""When the first in a line is tried again at the latest; usually it is woken."""
+BEHIND_S = 0.5
+"""How long a task that is not first holds its worker's slot: those ahead may need it."""
+PARK_BEHIND_S = 60.0
+"""When such a task is tried again at the latest; it is woken when it has become first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +34,35 @@ class Held:
     attempt: Attempt
     max_tokens: int
     """What the budget pays of the wished-for output."""
+    day: date
+    """The prices' day: the answer is settled by it, even past midnight."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Contended:
     scope: Scope
+    behind: bool = False
+    """Others stand first in the scope's line; else it is their reservations that are in the way."""
 
 
 class Reserver:
     """Reserves for one process's calls. `wait_s` is how long a worker's slot is held while waiting."""
 
     def __init__(
-        self, store: Store, prices: PriceBook, turns: Turns, clock: Clock, *, wait_s: float
+        self,
+        store: Store,
+        prices: PriceBook,
+        turns: Turns,
+        clock: Clock,
+        drain: Drain,
+        *,
+        wait_s: float,
     ) -> None:
         self._store = store
         self._prices = prices
         self._turns = turns
         self._clock = clock
+        self._drain = drain
         self._wait_s = wait_s
 
     async def reserve(self, call: Call, number: int) -> Held:
@@ -56,43 +73,50 @@ class Reserver:
             Parked: other calls' reservations block it for longer than a slot may be held.
             StaleLease, StoreError: nothing is held.
         """
-        today = datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()
-        row = self._prices.row(call.request.model, today)
+        day = datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()
+        row = self._prices.row(call.request.model, day)
         attempt = Attempt(call.subject, call.step, number, call.request.model, row.row_id)
         give_up_s = self._clock.monotonic_s() + self._wait_s
         ticket: asyncio.Event | None = None
+        announced = False
         while True:
+            if self._drain.begun:
+                raise Parked("drain", self._clock.now_us())
             if ticket is not None:
                 ticket.clear()
-            result = await self._try(call, attempt, row, announce=ticket is None)
-            if isinstance(result, Held):
-                self._turns.leave(call.subject.task_id)
-                return result
-            ticket = self._turns.join(call.subject.task_id, result.scope)
-            await self._wait(ticket, give_up_s)
+            result = await self._try(call, attempt, row, announce=not announced)
+            if isinstance(result, _Contended):
+                announced = announced or not result.behind
+                ticket = self._turns.join(call.subject.task_id, result.scope)
+                await self._wait(ticket, give_up_s, behind=result.behind)
+                continue
+            self._turns.leave(call.subject.task_id)
+            return Held(attempt, result, day)
 
-    async def _wait(self, ticket: asyncio.Event, give_up_s: float) -> None:
+    async def _wait(self, ticket: asyncio.Event, give_up_s: float, *, behind: bool) -> None:
         left_s = give_up_s - self._clock.monotonic_s()
         try:
-            async with asyncio.timeout(max(left_s, 0)):
+            async with asyncio.timeout(max(min(left_s, BEHIND_S) if behind else left_s, 0)):
                 await ticket.wait()
         except TimeoutError:
-            at_us = self._clock.now_us() + int(PARK_S * US_PER_S)
+            park_s = PARK_BEHIND_S if behind else PARK_S
+            at_us = self._clock.now_us() + int(park_s * US_PER_S)
             raise Parked("budget_contention", at_us) from None
 
     async def _try(
         self, call: Call, attempt: Attempt, row: PriceRow, *, announce: bool
-    ) -> Held | _Contended:
+    ) -> int | _Contended:
+        """The output tokens that the budget pays and that are reserved now, or who is in the way."""
         ahead = self._turns.ahead_of(call.subject.task_id, call.scopes)
         if ahead is not None:
-            return _Contended(ahead)
+            return _Contended(ahead, behind=True)
         op = _reservation(call, attempt, row, announce=announce)
         try:
             return await self._store.write(op)
         except asyncio.CancelledError:
             # It may still be committed, and nobody would ever end it: the next write in line does.
             try:
-                await shielded(self._store, lambda tx: release(tx, attempt.id))
+                await shielded(self._store, lambda tx: book_unsent(tx, attempt))
             finally:
                 self._turns.ended(call.scopes)
             raise
@@ -100,11 +124,11 @@ class Reserver:
 
 def _reservation(
     call: Call, attempt: Attempt, row: PriceRow, *, announce: bool
-) -> Callable[[Tx], Held | _Contended]:
+) -> Callable[[Tx], int | _Contended]:
     facts = facts_of(call.request.model)
     floor = min(call.min_tokens, call.request.max_tokens)
 
-    def op(tx: Tx) -> Held | _Contended:
+    def op(tx: Tx) -> int | _Contended:
         fence(tx, call.subject, starting=True)
         balances = [balance(tx, scope) for scope in call.scopes]
         tightest = min(balances, key=lambda b: b.unspent_nano)
@@ -135,7 +159,7 @@ def _reservation(
                 price_row=row.row_id,
             ),
         )
-        return Held(attempt, tokens)
+        return tokens
 
     return op
 

@@ -39,7 +39,7 @@ class RetryLimits:
 
     max_attempts: int = 3
     total_s: float = 120.0
-    """Own waits end this long after the first attempt; a `retry-after` is bounded by the deadline alone."""
+    """Own waits end this long after the first failing attempt began; a `retry-after` is bounded by the deadline alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,12 @@ Decision = Again | GiveUp
 def decide(
     failure: ModelFailure, *, attempt: int, elapsed_s: float, left_s: float, limits: RetryLimits
 ) -> Decision:
-    """What follows attempt number `attempt` (1, 2, …).
+    """What follows the failure of an attempt.
 
     Args:
         failure: what came back.
-        attempt: how many attempts this call has made.
-        elapsed_s: seconds since the call's first attempt.
+        attempt: how many attempts of this call the upstream has failed, this one included (1, 2, …).
+        elapsed_s: seconds since the first of them began.
         left_s: seconds until the task's deadline.
         limits: how far retries go.
     """

@@ -1,6 +1,7 @@
 """The embedded queue: the task table, and an `asyncio` queue of what was claimed for free workers."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -12,6 +13,7 @@ from app.journal.journal import Recorded
 from app.queue import verbs
 from app.store.port import Store
 
+_log = logging.getLogger(__name__)
 CLAIM_LIMIT = 256
 """Tasks claimed in one transaction, at most."""
 SWEEP_INTERVAL_S = 1.0
@@ -118,10 +120,18 @@ class EmbeddedQueue:
                     )
                     for claim in claims:
                         self._buffer.put_nowait(claim)
+                    if (
+                        len(claims) == free
+                    ):  # there may be more, for workers beyond the limit of one claim
+                        self._woken.set()
                 if self._waiting and self._clock.monotonic_s() >= next_sweep_s:
                     next_sweep_s = self._clock.monotonic_s() + SWEEP_INTERVAL_S
                     await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT))
-            except StoreError:  # logged where it happened; try again, take nothing meanwhile
+            except StoreError as error:  # try again, take nothing meanwhile
+                _log.warning("claims_postponed", extra={"error_message": str(error)})
+                await self._clock.sleep(SWEEP_INTERVAL_S)
+            except Exception:  # noqa: BLE001  (a bug must not end the dispatcher in silence)
+                _log.exception("dispatch_failed")
                 await self._clock.sleep(SWEEP_INTERVAL_S)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), SWEEP_INTERVAL_S)

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any
 
 from app.domain.clock import Clock
 from app.domain.errors import StoreError
@@ -17,15 +19,7 @@ async def shielded(store: Store, op: Operation[T]) -> T:
     Raises:
         StoreError: the write failed.
     """
-    write = asyncio.ensure_future(store.write(op))
-    try:
-        return await asyncio.shield(write)
-    except asyncio.CancelledError:
-        if not write.done():
-            await asyncio.wait({write})
-        if not write.cancelled() and write.exception() is not None:
-            _log.error("write_lost", exc_info=write.exception())
-        raise
+    return await _to_the_end(store.write(op))
 
 
 async def persist(store: Store, clock: Clock, op: Operation[T]) -> T:
@@ -34,9 +28,25 @@ async def persist(store: Store, clock: Clock, op: Operation[T]) -> T:
     What is to be written has happened already; forgetting it would mean buying it again. Only the end of
     the process stops the tries, and then recovery books the open reservation.
     """
-    while True:
-        try:
-            return await shielded(store, op)
-        except StoreError as error:
-            _log.error("write_postponed", extra={"error_message": str(error)})
-            await clock.sleep(_RETRY_S)
+
+    async def until_written() -> T:
+        while True:
+            try:
+                return await store.write(op)
+            except StoreError as error:
+                _log.error("write_postponed", extra={"error_message": str(error)})
+                await clock.sleep(_RETRY_S)
+
+    return await _to_the_end(until_written())
+
+
+async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    write = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(write)
+    except asyncio.CancelledError:
+        if not write.done():
+            await asyncio.wait({write})
+        if not write.cancelled() and write.exception() is not None:
+            _log.error("write_lost", exc_info=write.exception())
+        raise

@@ -10,6 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +148,11 @@ class SqliteStore:
                 )
             connection.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001  (every caller must hear of it)
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            with suppress(
+                sqlite3.Error
+            ):  # a failure here must not leave the callers without an answer
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
             cause = store_error(error, self._path) if isinstance(error, sqlite3.Error) else error
             return [(None, cause)] * len(operations), []
         return results, facts

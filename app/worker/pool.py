@@ -18,7 +18,7 @@ from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
 from app.store.port import Store, Tx
-from app.worker.recovery import presume_open
+from app.worker.recovery import Presumed, presume_open
 
 _log = logging.getLogger(__name__)
 HAND_BACK_S = 1.5
@@ -72,12 +72,16 @@ class WorkerPool:
             for number in range(self._slots)
         ]
 
+    def begin_drain(self) -> None:
+        """From now on no run starts another call; it returns its task at its next step."""
+        self._loop.begin_drain()
+
     async def stop(self, grace_s: float) -> None:
         """Let running steps end, then hand the tasks back; after `grace_s` interrupt what still runs.
 
         A run that cannot even write its return (a store that fails) is left: recovery takes it over.
         """
-        self._loop.draining = True
+        self.begin_drain()
         if not self._workers:
             return
         _, late = await asyncio.wait(self._workers, timeout=max(grace_s, 0))
@@ -184,29 +188,42 @@ class WorkerPool:
         if claim.subject.run > 1:
             transcript = rebuild(claim.spec, await read_all(self._store, claim.subject))
         subject = claim.subject
-        scopes = (task_scope(subject), session_scope(subject.owner, subject.session_id))
 
         def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
             verbs.finish(tx, subject, conclusion, cost_nano)
 
-        return Job(claim, transcript, scopes + self._shared_scopes, conclude)
+        return Job(claim, transcript, self._scopes(claim), conclude)
 
     async def _finish(self, claim: Claim, conclusion: Conclusion) -> None:
-        def op(tx: Tx) -> None:
-            spent_nano = presume_open(tx, claim.subject, conclusion.outcome)
-            verbs.finish(tx, claim.subject, conclusion, spent_nano)
+        def op(tx: Tx) -> Presumed:
+            presumed = presume_open(tx, claim.subject, conclusion.outcome)
+            verbs.finish(tx, claim.subject, conclusion, presumed.spent_nano)
+            return presumed
 
-        await persist(self._store, self._clock, op)
+        self._freed(claim, await persist(self._store, self._clock, op))
 
     async def _give_back(self, claim: Claim, reason: str, available_at_us: int) -> None:
         """Back to the queue; a cancel that came meanwhile is carried out instead."""
 
-        def op(tx: Tx) -> None:
-            spent_nano = presume_open(tx, claim.subject, reason)
+        def op(tx: Tx) -> Presumed:
+            presumed = presume_open(tx, claim.subject, reason)
             if not verbs.give_back(tx, claim.subject, reason, available_at_us):
-                verbs.finish(tx, claim.subject, Conclusion(Outcome.CANCELLED), spent_nano)
+                cancelled = Conclusion(Outcome.CANCELLED)
+                verbs.finish(tx, claim.subject, cancelled, presumed.spent_nano)
+            return presumed
 
-        await persist(self._store, self._clock, op)
+        self._freed(claim, await persist(self._store, self._clock, op))
+
+    def _freed(self, claim: Claim, presumed: Presumed) -> None:
+        """Reservations that ended here may have been what others wait for."""
+        if presumed.ended_count:
+            self._turns.ended(self._scopes(claim))
+
+    def _scopes(self, claim: Claim) -> tuple[Scope, ...]:
+        """Whose money the task spends, in the fixed order task, session, service."""
+        subject = claim.subject
+        session = session_scope(subject.owner, subject.session_id)
+        return (task_scope(subject), session, *self._shared_scopes)
 
     def _on_turn(self, task_id: str) -> None:
         """The turn has come of a task that waits in the queue: let it start now."""

@@ -1,5 +1,7 @@
 """What a crash or an interruption left behind: calls in flight, tasks nobody runs. Inside a transaction."""
 
+from dataclasses import dataclass
+
 from app.budget.ledger import Kind, open_attempts, settle
 from app.domain.task import Conclusion, Outcome, Subject, TaskStatus
 from app.journal.events import AttemptPresumed
@@ -8,13 +10,20 @@ from app.queue import verbs
 from app.store.port import Store, Tx
 
 
-def presume_open(tx: Tx, subject: Subject, reason: str) -> int:
-    """Book every reservation of the task that nothing has ended as spent: its answer is lost.
+@dataclass(frozen=True, slots=True)
+class Presumed:
+    """What was found in flight."""
 
-    Returns:
-        What the task has spent by now, in nano-dollars.
-    """
-    for attempt in open_attempts(tx, subject):
+    ended_count: int
+    """Reservations that were booked as spent."""
+    spent_nano: int
+    """What the task has spent by now."""
+
+
+def presume_open(tx: Tx, subject: Subject, reason: str) -> Presumed:
+    """Book every reservation of the task that nothing has ended as spent: its answer is lost."""
+    lost = open_attempts(tx, subject)
+    for attempt in lost:
         settled = settle(tx, attempt.id, Kind.PRESUMED)
         assert settled is not None  # noqa: S101  (it was open a moment ago, in this transaction)
         append(
@@ -30,7 +39,8 @@ def presume_open(tx: Tx, subject: Subject, reason: str) -> int:
             ),
         )
     account = tx.one("read_account", scope="task", id=subject.task_id)
-    return 0 if account is None else account["spent_nano"] + account["surplus_nano"]
+    spent_nano = 0 if account is None else account["spent_nano"] + account["surplus_nano"]
+    return Presumed(len(lost), spent_nano)
 
 
 async def take_over(store: Store, worker: str) -> int:
@@ -46,7 +56,7 @@ async def take_over(store: Store, worker: str) -> int:
         rows = tx.all("held_tasks", worker=worker)
         for row in rows:
             subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
-            spent_nano = presume_open(tx, subject, "restart")
+            spent_nano = presume_open(tx, subject, "restart").spent_nano
             if row["status"] == TaskStatus.CANCELLING:
                 verbs.finish(tx, subject, Conclusion(Outcome.CANCELLED), spent_nano)
             else:

@@ -40,6 +40,7 @@ CREATE TABLE tasks (
     finished_at_us      BIGINT,
     run_count           INTEGER NOT NULL DEFAULT 0,  -- only grows: also the token that fences stale runs off
     step_count          INTEGER NOT NULL DEFAULT 0,
+    turn_called         INTEGER NOT NULL DEFAULT 0,  -- 1: first in a budget's line, and its turn has come
     lease_owner         TEXT,
     result_json         TEXT,
     result_partial      INTEGER NOT NULL DEFAULT 0,
@@ -48,7 +49,7 @@ CREATE TABLE tasks (
     CHECK ((status IN ('succeeded', 'failed', 'cancelled')) = (finished_at_us IS NOT NULL)),
     CHECK ((status IN ('running', 'cancelling')) = (lease_owner IS NOT NULL))
 );
-CREATE INDEX tasks_waiting ON tasks (priority, created_at_us, id) WHERE status = 'queued';
+CREATE INDEX tasks_waiting ON tasks (turn_called DESC, priority, created_at_us, id) WHERE status = 'queued';
 CREATE INDEX tasks_expiring ON tasks (deadline_at_us) WHERE status = 'queued';
 CREATE INDEX tasks_held ON tasks (lease_owner) WHERE lease_owner IS NOT NULL;
 CREATE INDEX tasks_newest ON tasks (owner, created_at_us, id);

@@ -78,11 +78,16 @@ GROUP BY task_id, model ORDER BY MIN(at_us), task_id, model;
 -- Accounts whose balance is not the sum of their lines: there must be none.
 SELECT a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano,
     COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END), 0) AS lines_spent_nano,
-    COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0) AS lines_surplus_nano
+    COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0) AS lines_surplus_nano,
+    COALESCE(SUM(CASE WHEN l.ended = 0 AND NOT EXISTS (SELECT 1 FROM ledger_lines AS e WHERE e.task_id = l.task_id
+        AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1) THEN l.amount_nano ELSE 0 END), 0)
+        AS lines_reserved_nano
 FROM accounts AS a LEFT JOIN ledger_lines AS l
-    ON (a.scope = 'task' AND l.task_id = a.id)
-    OR (a.scope = 'session' AND l.owner || '/' || l.session_id = a.id)
-    OR (a.scope = 'service' AND l.scopes LIKE '%"service"%')
+    ON l.scopes LIKE '%"' || a.scope || '"%' AND (a.scope = 'service' OR (a.scope = 'task' AND l.task_id = a.id)
+    OR (a.scope = 'session' AND l.owner || '/' || l.session_id = a.id))
 GROUP BY a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano
 HAVING a.spent_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END), 0)
-    OR a.surplus_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0);
+    OR a.surplus_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0)
+    OR a.reserved_nano <> COALESCE(SUM(CASE WHEN l.ended = 0 AND NOT EXISTS (SELECT 1 FROM ledger_lines AS e
+        WHERE e.task_id = l.task_id AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1)
+        THEN l.amount_nano ELSE 0 END), 0);

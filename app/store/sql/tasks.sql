@@ -47,12 +47,13 @@ WHERE t.owner = :owner AND t.session_id = :session_id AND t.status = :status
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 
 -- name: claim_tasks
--- Most urgent first, then oldest. The run count is the fencing token: it only grows.
-UPDATE tasks SET status = 'running', lease_owner = :worker, run_count = run_count + 1,
+-- Whose turn in a budget's line has come goes first: those behind it cannot pass. Then the most urgent, then
+-- the oldest. The run count is the fencing token: it only grows.
+UPDATE tasks SET status = 'running', lease_owner = :worker, run_count = run_count + 1, turn_called = 0,
     started_at_us = COALESCE(started_at_us, :now_us)
 WHERE id IN (
     SELECT id FROM tasks WHERE status = 'queued' AND available_at_us <= :now_us
-    ORDER BY priority, created_at_us, id LIMIT :limit)
+    ORDER BY turn_called DESC, priority, created_at_us, id LIMIT :limit)
 RETURNING *;
 
 -- name: requeue_task
@@ -60,7 +61,9 @@ UPDATE tasks SET status = 'queued', lease_owner = NULL, available_at_us = :avail
 WHERE id = :id AND run_count = :run AND status = 'running';
 
 -- name: make_available
-UPDATE tasks SET available_at_us = :now_us WHERE id = :id AND status = 'queued' AND available_at_us > :now_us;
+UPDATE tasks SET turn_called = 1,
+    available_at_us = CASE WHEN available_at_us > :now_us THEN :now_us ELSE available_at_us END
+WHERE id = :id AND status = 'queued' AND turn_called = 0;
 
 -- name: record_step
 UPDATE tasks SET step_count = :step WHERE id = :id AND run_count = :run AND status IN ('running', 'cancelling');

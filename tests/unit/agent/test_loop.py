@@ -271,7 +271,7 @@ async def test_draining_hands_back_at_the_next_step(open_studio):
         async with asyncio.timeout(10):
             while not studio.probe.calls:
                 await yielded()
-        studio.loop.draining = True
+        studio.loop.begin_drain()
         studio.probe.gates[1].set()
         with pytest.raises(Parked) as parked:
             await running

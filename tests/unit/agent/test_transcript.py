@@ -322,7 +322,6 @@ def test_attempts_of_the_step_in_progress_are_counted():
     """A restart knows how often, and since when, the current step was tried; earlier steps do not count."""
     journal = journal_of([Turn(answer(), "nudge")])
     journal.add(started(2, 1))
-    first_us = journal.entries[-1].at_us
     journal.add(
         AttemptFailed(
             step=2,
@@ -340,12 +339,17 @@ def test_attempts_of_the_step_in_progress_are_counted():
             request_id=None,
         )
     )
-    journal.add(started(2, 2))
+    failed_us = journal.entries[-1].at_us
+    journal.add(
+        started(2, 2)
+    )  # a restart of ours interrupted this one: it is no failure of the upstream
     rebuilt = rebuild(SPEC, journal.entries)
-    assert (rebuilt.attempts_made, rebuilt.first_attempt_at_us) == (2, first_us)
+    assert (rebuilt.attempts_made, rebuilt.failures) == (2, 1)
+    assert rebuilt.failing_since_us == failed_us - 100_000  # it took 0.1 s
     journal.turn(2, Turn(answer(), "nudge"))
     rebuilt = rebuild(SPEC, journal.entries)
-    assert (rebuilt.attempts_made, rebuilt.first_attempt_at_us) == (0, None)
+    assert (rebuilt.attempts_made, rebuilt.failures) == (0, 0)
+    assert rebuilt.failing_since_us is None
 
 
 def test_an_answer_without_usage_is_bounded_by_what_was_asked():

@@ -92,7 +92,9 @@ async def test_silence_is_told(store):
     """When nothing happens for a while, an empty page says that the stream is alive."""
     feed = Feed()
     following: Any = feed.follow(store, SUBJECT, idle_s=0.01)
-    async with contextlib.aclosing(following) as pages:
+    async with contextlib.aclosing(following) as pages, asyncio.timeout(10):
+        assert await anext(pages) == []
+        feed.publish([recorded(1)])  # woken for nothing new: it goes on waiting, and says so
         assert await anext(pages) == []
         assert await anext(pages) == []
 

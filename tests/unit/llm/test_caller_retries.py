@@ -185,11 +185,20 @@ async def test_a_parked_call_goes_on_counting(tmp_path):
         with pytest.raises(Parked):
             await desk.ask(call_of(claim))
         desk.clock.move(31.0)
-        resumed = call_of(claim, attempts_made=1, first_attempt_at_us=began_us)
+        resumed = call_of(claim, attempts_made=1, failures=1, failing_since_us=began_us)
         with pytest.raises(CallFailed):
             await desk.ask(resumed)
         references = [request.reference for request in desk.provider.asked]
         assert references == ["t/1/1", "t/1/2", "t/1/3"]
+
+
+async def test_restarts_of_ours_are_no_failures_of_the_upstream(tmp_path):
+    """Attempts that a crash or a drain interrupted keep their numbers but use up no retry."""
+    async with open_desk(tmp_path, status(529, **SOON), answer(), max_attempts=2) as desk:
+        claim = await claimed(desk.store)
+        await desk.ask(call_of(claim, attempts_made=7))
+        references = [request.reference for request in desk.provider.asked]
+        assert references == ["t/1/8", "t/1/9"]
 
 
 async def test_presumed_losses_count_against_the_budget(tmp_path: Path) -> None:

@@ -134,6 +134,30 @@ async def test_a_store_that_stays_broken_does_not_hold_the_exit(open_works):
         assert (await works.ended())["outcome"] == "answered"
 
 
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_an_interrupted_call_that_could_not_be_booked_is_presumed(open_works, cancelled):
+    """The store fails while the broken-off call is booked: the task's next write books it."""
+    hang = Hang()
+    async with open_works(hang) as works:
+        await works.accept()
+        await works.start()
+        await hang.entered.wait()
+        if cancelled:
+            await works.cancel()
+            works.desk.store.failures_left = 1
+            row = await works.ended()
+            assert row["status"] == "cancelled"
+        else:
+            works.desk.store.failures_left = 1
+            async with asyncio.timeout(10):
+                await works.stop(0.01)
+            row = await row_of(works.desk.store)
+            assert row["status"] == "queued"
+        assert works.desk.store.failed == 1
+        assert row["reserved_nano"] == 0
+        assert (await lines_of(works.desk.store))["presumed_nano"] == row["spent_nano"] > 0
+
+
 def leave_behind(claim: Any, amount: int) -> Any:
     """What a process that dies in the middle of a call leaves: an open reservation."""
 
