@@ -142,15 +142,14 @@ class Caller:
 
     def _cost(self, answer: ModelAnswer, day: date) -> Cost | None:
         """The answer's price on the day it was reserved; None when its usage or price is unknown."""
+        if answer.stop_reason == "refusal" and not answer.content:
+            return Cost(0, "unbilled:refused-before-output")
         if answer.usage is None:
             return None
         try:
-            cost = self._prices.cost(answer.usage, day)
+            return self._prices.cost(answer.usage, day)
         except UnknownModel:
             return None
-        if answer.stop_reason == "refusal" and not answer.content:
-            return Cost(0, cost.price_row)  # refused before any output: not billed
-        return cost
 
     async def _fail(
         self, progress: _Progress, attempt: Attempt, failure: ModelFailure, started_s: float

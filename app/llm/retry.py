@@ -7,7 +7,7 @@
 | an error inside a stream: overloaded, api, timeout, rate limit | yes     | presumed                    |
 | an error inside a stream: any other              | no: upstream_failed   | presumed                    |
 | 408, 409                                         | yes                   | released                    |
-| 429 with a spend-cap code                        | no: upstream_spend_cap| released                    |
+| a spend-cap code, with 429 or inside a stream    | no: upstream_spend_cap| released                    |
 | any other 429                                    | yes, after retry-after| released                    |
 | 500, 529 and other 5xx in the API's own shape    | yes (501: no)         | released                    |
 | 5xx of something in between (a proxy's page)     | yes (501: no)         | presumed                    |
@@ -97,12 +97,12 @@ def known_unbilled(failure: ModelFailure) -> bool:
 
 
 def _permanent(failure: ModelFailure) -> Outcome | None:
+    if failure.error_code in SPEND_CAPS:
+        return Outcome.UPSTREAM_SPEND_CAP
     if failure.phase is Phase.STREAM:
         return None if failure.error_type in _STREAM_TRANSIENT else Outcome.UPSTREAM_FAILED
     if failure.phase is not Phase.RESPONSE or failure.status is None:
         return None
-    if failure.error_code in SPEND_CAPS:
-        return Outcome.UPSTREAM_SPEND_CAP
     if failure.should_retry is not None:
         retry = failure.should_retry
     else:

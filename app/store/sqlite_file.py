@@ -20,6 +20,7 @@ DATABASE_NAME = "bursar.db"
 BUSY_TIMEOUT_S = 5.0
 """How long a statement waits for somebody else's lock (a backup tool, say)."""
 _CACHED_STATEMENTS = 256
+_MAGIC = b"SQLite format 3\x00"
 _NOT_HEALTHY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -56,6 +57,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     Raises:
         StoreError: the file cannot be opened or is not a database.
     """
+    _refuse_foreign(path)
     try:
         connection = sqlite3.connect(
             path,
@@ -73,6 +75,21 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise store_error(error, path) from error
     return connection
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A short file of something else would count as an empty database, and be overwritten."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        message = f"{path} cannot be read: {error.strerror or error}."
+        raise StoreUnavailable(message) from error
+    if head and head != _MAGIC:
+        message = f"{path} is not a database. Move it away, or name another BURSAR_DATA_DIR."
+        raise StoreCorrupt(message)
 
 
 def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
