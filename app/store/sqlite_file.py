@@ -88,7 +88,7 @@ def _refuse_foreign(path: Path) -> None:
         message = f"{path} cannot be read: {error.strerror or error}."
         raise StoreUnavailable(message) from error
     if head and head != _MAGIC:
-        message = f"{path} is not a database. Move it away, or name another BURSAR_DATA_DIR."
+        message = f"{path} is not a database. Restore a backup, or move it away to start anew."
         raise StoreCorrupt(message)
 
 
