@@ -151,7 +151,9 @@ async def test_a_hung_default_pool_stops_no_commit(store):
         await asyncio.gather(*hung)
 
 
-@pytest.mark.parametrize("damage", [b"this is not a database, it is a letter" * 200, b"x" * 600, b"a note\n"])
+@pytest.mark.parametrize(
+    "damage", [b"this is not a database, it is a letter" * 200, b"x" * 600, b"a note\n"]
+)
 def test_file_that_is_no_database_is_refused(folder, damage):
     """Foreign bytes where the database should be: refused at the start, the folder is free again."""
     folder.mkdir()
