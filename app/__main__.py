@@ -1,4 +1,4 @@
-"""The command line: python -m app serve | demo | simulate | config | openapi | healthcheck."""
+"""The command line: python -m app serve | demo | simulate | config | openapi | doctor | healthcheck."""
 
 import argparse
 import asyncio
@@ -67,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     config.set_defaults(run=_config)
     openapi = commands.add_parser("openapi", help="print the API's description")
     openapi.set_defaults(run=_openapi)
+    doctor = commands.add_parser("doctor", help="recompute every balance from the ledger's lines")
+    doctor.set_defaults(run=_doctor)
     health = commands.add_parser("healthcheck", help="exit 0 when the service here is ready")
     health.set_defaults(run=_healthcheck)
     return parser
@@ -166,6 +168,16 @@ def _openapi(_chosen: argparse.Namespace) -> int:
 
     sys.stdout.write(json.dumps(openapi(__version__), indent=2, ensure_ascii=False) + "\n")
     return 0
+
+
+def _doctor(_chosen: argparse.Namespace) -> int:
+    from app.doctor import examine  # noqa: PLC0415
+
+    report = examine(configuration.load().data_dir)
+    sys.stdout.write(
+        f"{len(report.drifts)} drifts in {report.accounts} accounts over {report.lines} lines\n"
+    )
+    return _complain(list(report.drifts), EXIT_FAILED) if report.drifts else 0
 
 
 def _healthcheck(_chosen: argparse.Namespace) -> int:

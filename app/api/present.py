@@ -80,7 +80,11 @@ def session(row: Row) -> dict[str, Any]:
         "created_at": rfc3339(row["created_at_us"]),
         "tasks": row["task_count"],
         **balance,
-        "links": {"self": f"/sessions/{row['id']}", "usage": f"/sessions/{row['id']}/usage"},
+        "links": {
+            "self": f"/sessions/{row['id']}",
+            "usage": f"/sessions/{row['id']}/usage",
+            "ledger": f"/sessions/{row['id']}/ledger",
+        },
     }
 
 
@@ -96,6 +100,32 @@ def session_usage(row: Row, lines: Iterable[Row]) -> dict[str, Any]:
         "by_model": _grouped(rows, "model"),
         "by_task": _grouped(rows, "task_id"),
     }
+
+
+def ledger_line(row: Row) -> dict[str, Any]:
+    """A line of the ledger from its row."""
+    return {
+        "attempt_id": f"{row['task_id']}/{row['step']}/{row['attempt']}",
+        "task_id": row["task_id"],
+        "step": row["step"],
+        "attempt": row["attempt"],
+        "run": row["run"],
+        "entry": row["entry"],
+        "kind": row["kind"],
+        "model": row["model"],
+        "price_row": row["price_row"],
+        "scopes": [kind for kind, _ in orjson.loads(row["scopes"])],
+        "amount_usd": usd_from_nano(row["amount_nano"]),
+        "surplus_usd": usd_from_nano(row["surplus_nano"]),
+        "tokens": {meter: row[f"{meter}_tokens"] for meter in METERS},
+        "web_searches": row["web_searches"],
+        "at": rfc3339(row["at_us"]),
+    }
+
+
+def usage(rows: Iterable[Row]) -> dict[str, Any]:
+    """What rows of usage sum up to."""
+    return _usage(list(rows))
 
 
 def _grouped(rows: list[Row], column: str) -> dict[str, Any]:
@@ -129,6 +159,7 @@ def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[
             "self": own,
             "events": f"{own}/events",
             "cancel": f"{own}/cancel",
+            "ledger": f"{own}/ledger",
             "session": f"/sessions/{session_id}",
             "usage": f"/sessions/{session_id}/usage",
         },

@@ -243,6 +243,36 @@ class SessionUsageOut(UsageOut):
     by_task: dict[str, UsageOut]
 
 
+class LedgerLineOut(BaseModel):
+    """One line of the ledger: a reservation, or the settlement or release that ended it."""
+
+    attempt_id: str = Field(description="Names the model attempt: task, step, attempt.")
+    task_id: str
+    step: int
+    attempt: int
+    run: int
+    entry: Literal["reservation", "settlement", "release"]
+    kind: Literal["confirmed", "estimated", "presumed"] | None = Field(
+        description="How sure a settlement is; unset for the other entries."
+    )
+    model: str
+    price_row: str = Field(description="The price it was computed with.")
+    scopes: list[str] = Field(description="Whose budgets it counts on.")
+    amount_usd: float = Field(description="Held, settled within the reservation, or 0.")
+    surplus_usd: float = Field(description="Settled above the reservation: an alarm.")
+    tokens: Tokens
+    web_searches: int
+    at: datetime
+
+
+class LedgerPage(BaseModel):
+    """Ledger lines, oldest first, and what all lines sum up to."""
+
+    lines: list[LedgerLineOut]
+    totals: UsageOut = Field(description="Sums over all settlements, not only those of this page.")
+    next_cursor: str | None
+
+
 class EventOut(BaseModel):
     """One journal entry."""
 

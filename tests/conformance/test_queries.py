@@ -32,6 +32,16 @@ LINE = {
 }
 PAGE = {"owner": "local", "before_us": 2**62, "before_id": "", "limit": 10}
 
+LEDGER_PAGE = {
+    "owner": "local",
+    "session_id": "s",
+    "at_us": -1,
+    "task_id": "",
+    "step": 0,
+    "attempt": 0,
+    "ended": 0,
+}
+
 
 @dataclass(frozen=True)
 class Use:
@@ -164,6 +174,17 @@ STORY = (
         session_id="s",
     ),
     finds("balance_drift", 0, None),
+    finds("ledger_of_task", 2, {"entry": "reservation", "step": 1}, task_id="t", owner="local"),
+    finds("ledger_of_task", 0, None, task_id="t", owner="stranger"),
+    finds("ledger_of_session", 2, {"entry": "reservation"}, **LEDGER_PAGE, limit=9),
+    finds("ledger_of_session", 1, {"entry": "reservation"}, **LEDGER_PAGE, limit=1),
+    finds(
+        "ledger_of_session",
+        1,
+        {"entry": "settlement"},
+        **{**LEDGER_PAGE, "at_us": 7, "task_id": "t", "step": 1, "attempt": 1},
+        limit=9,
+    ),
     finds("lease_may_start", 1, {}, task_id="t", run=2),
     changes("request_cancel", 0, id="t", owner="stranger"),
     changes("request_cancel", 1, id="t", owner="local"),

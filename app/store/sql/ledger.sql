@@ -74,20 +74,36 @@ SELECT task_id, model, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spe
 FROM ledger_lines WHERE owner = :owner AND session_id = :session_id AND entry = 'settlement'
 GROUP BY task_id, model ORDER BY MIN(at_us), task_id, model;
 
+-- name: ledger_of_task
+-- Every line of a task, in the order of its attempts; bounded by its steps and their attempts.
+SELECT * FROM ledger_lines WHERE task_id = :task_id AND owner = :owner ORDER BY step, attempt, ended;
+
+-- name: ledger_of_session
+-- A session's lines in the order they were written, strictly after the given one.
+SELECT * FROM ledger_lines WHERE owner = :owner AND session_id = :session_id
+  AND (at_us, task_id, step, attempt, ended) > (:at_us, :task_id, :step, :attempt, :ended)
+ORDER BY at_us, task_id, step, attempt, ended LIMIT :limit;
+
 -- name: balance_drift
 -- Accounts whose balance is not the sum of their lines: there must be none.
+WITH lines AS (
+    SELECT l.task_id, l.owner || '/' || l.session_id AS session, l.scopes,
+        CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END AS spent,
+        l.surplus_nano AS surplus,
+        CASE WHEN l.ended = 0 AND e.ended IS NULL THEN l.amount_nano ELSE 0 END AS reserved
+    FROM ledger_lines AS l LEFT JOIN ledger_lines AS e
+        ON e.task_id = l.task_id AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1 AND l.ended = 0),
+sums AS (
+    SELECT 'task' AS scope, task_id AS id, SUM(spent) AS spent, SUM(surplus) AS surplus, SUM(reserved) AS reserved
+    FROM lines WHERE scopes LIKE '%"task"%' GROUP BY task_id
+    UNION ALL SELECT 'session', session, SUM(spent), SUM(surplus), SUM(reserved)
+    FROM lines WHERE scopes LIKE '%"session"%' GROUP BY session
+    UNION ALL SELECT 'service', 'service', SUM(spent), SUM(surplus), SUM(reserved)
+    FROM lines WHERE scopes LIKE '%"service"%' HAVING COUNT(*) > 0)
 SELECT a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano,
-    COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END), 0) AS lines_spent_nano,
-    COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0) AS lines_surplus_nano,
-    COALESCE(SUM(CASE WHEN l.ended = 0 AND NOT EXISTS (SELECT 1 FROM ledger_lines AS e WHERE e.task_id = l.task_id
-        AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1) THEN l.amount_nano ELSE 0 END), 0)
-        AS lines_reserved_nano
-FROM accounts AS a LEFT JOIN ledger_lines AS l
-    ON l.scopes LIKE '%"' || a.scope || '"%' AND (a.scope = 'service' OR (a.scope = 'task' AND l.task_id = a.id)
-    OR (a.scope = 'session' AND l.owner || '/' || l.session_id = a.id))
-GROUP BY a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano
-HAVING a.spent_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END), 0)
-    OR a.surplus_nano <> COALESCE(SUM(CASE WHEN l.entry = 'settlement' THEN l.surplus_nano ELSE 0 END), 0)
-    OR a.reserved_nano <> COALESCE(SUM(CASE WHEN l.ended = 0 AND NOT EXISTS (SELECT 1 FROM ledger_lines AS e
-        WHERE e.task_id = l.task_id AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1)
-        THEN l.amount_nano ELSE 0 END), 0);
+    COALESCE(s.spent, 0) AS lines_spent_nano, COALESCE(s.reserved, 0) AS lines_reserved_nano,
+    COALESCE(s.surplus, 0) AS lines_surplus_nano
+FROM accounts AS a LEFT JOIN sums AS s ON s.scope = a.scope AND s.id = a.id
+WHERE a.spent_nano <> COALESCE(s.spent, 0) OR a.reserved_nano <> COALESCE(s.reserved, 0)
+    OR a.surplus_nano <> COALESCE(s.surplus, 0)
+ORDER BY a.scope, a.id;

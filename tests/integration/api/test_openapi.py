@@ -18,6 +18,8 @@ OPERATIONS = [
     for method, operation in item.items()
 ]
 ENDPOINTS = {
+    ("get", "/tasks/{task_id}/ledger"),
+    ("get", "/sessions/{session_id}/ledger"),
     ("post", "/tasks"),
     ("get", "/tasks"),
     ("get", "/tasks/{task_id}"),

@@ -1,0 +1,95 @@
+"""…/ledger: every dollar explained, line by line."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+
+from app.api import present
+from app.api.schemas import LedgerPage, Problem
+from app.api.services import services_of
+from app.api.sessions import SessionId
+from app.domain.errors import NotFound
+from app.domain.task import LOCAL_OWNER
+from app.store.port import Row, Tx
+
+router = APIRouter(tags=["ledger"])
+PAGE_LIMIT = 1_000
+_START = (-1, "", 0, 0, 0)
+_KEY = ("at_us", "task_id", "step", "attempt", "ended")
+_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "No such task or session."}
+}
+
+
+@router.get(
+    "/tasks/{task_id}/ledger",
+    response_model=LedgerPage,
+    responses=_NOT_FOUND,
+    summary="Where a task's money went",
+)
+async def get_task_ledger(request: Request, task_id: str) -> Response:
+    """Every reservation of the task with what ended it, in the order of its attempts."""
+
+    def op(tx: Tx) -> dict[str, Any]:
+        if tx.one("read_task", id=task_id, owner=LOCAL_OWNER) is None:
+            raise NotFound("task", task_id)
+        rows = tx.all("ledger_of_task", task_id=task_id, owner=LOCAL_OWNER)
+        used = tx.one("usage_of_task", task_id=task_id)
+        return _page(rows, [used] if used else [], None)
+
+    return present.json(await services_of(request).store.read(op))
+
+
+@router.get(
+    "/sessions/{session_id}/ledger",
+    response_model=LedgerPage,
+    responses=_NOT_FOUND,
+    summary="Where a session's money went",
+)
+async def get_session_ledger(
+    request: Request,
+    session_id: SessionId,
+    cursor: Annotated[str | None, Query(max_length=400)] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 100,
+) -> Response:
+    """The session's lines in the order they were written."""
+    start = dict(zip(_KEY, _position(cursor), strict=True))
+
+    def op(tx: Tx) -> dict[str, Any]:
+        if tx.one("read_session", owner=LOCAL_OWNER, id=session_id) is None:
+            raise NotFound("session", session_id)
+        named = {"owner": LOCAL_OWNER, "session_id": session_id}
+        rows = list(tx.all("ledger_of_session", **named, **start, limit=limit + 1))
+        more = _cursor(rows[limit - 1]) if len(rows) > limit else None
+        return _page(rows[:limit], tx.all("usage_of_session", **named), more)
+
+    return present.json(await services_of(request).store.read(op))
+
+
+def _page(rows: Sequence[Row], used: Sequence[Row], next_cursor: str | None) -> dict[str, Any]:
+    return {
+        "lines": [present.ledger_line(row) for row in rows],
+        "totals": present.usage(used),
+        "next_cursor": next_cursor,
+    }
+
+
+def _cursor(row: Row) -> str:
+    key = orjson.dumps([row[column] for column in _KEY])
+    return base64.urlsafe_b64encode(key).decode().rstrip("=")
+
+
+def _position(cursor: str | None) -> tuple[object, ...]:
+    if cursor is None:
+        return _START
+    try:
+        found = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (binascii.Error, ValueError):
+        found = None
+    if not isinstance(found, list) or [type(part) for part in found] != [int, str, int, int, int]:
+        raise HTTPException(400, "The cursor is not one that this service gave out.")
+    return tuple(found)

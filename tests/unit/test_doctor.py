@@ -1,0 +1,56 @@
+"""The doctor sees every balance that is not the sum of its lines, and nothing else."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from app.budget.ledger import Attempt, Kind, reserve, settle
+from app.doctor import examine
+from app.domain.clock import SystemClock
+from app.domain.errors import StoreUnavailable
+from app.store.sqlite import SqliteStore
+from app.store.sqlite_file import DATABASE_NAME
+from tests.support.seeding import claimed, scopes_of
+
+
+async def _books(folder: Path) -> None:
+    """One settled and one open reservation."""
+    store = SqliteStore(folder, SystemClock())
+    try:
+        claim = await claimed(store)
+        scopes = scopes_of(claim.subject)
+        first, second = (Attempt(claim.subject, step, 1, "m", "p") for step in (1, 2))
+        assert await store.write(lambda tx: reserve(tx, first, scopes, 100)) is None
+        await store.write(lambda tx: settle(tx, first.id, Kind.CONFIRMED, 130))
+        assert await store.write(lambda tx: reserve(tx, second, scopes, 70)) is None
+    finally:
+        await store.close()
+
+
+async def test_sound_books_have_no_drift(tmp_path: Path) -> None:
+    """Settled, surplus and held money alike."""
+    await _books(tmp_path)
+    report = examine(tmp_path)
+    assert (report.accounts, report.lines, report.drifts) == (2, 3, ())
+
+
+@pytest.mark.parametrize("column", ["spent_nano", "reserved_nano", "surplus_nano"])
+@pytest.mark.parametrize("scope", ["task", "session"])
+async def test_a_balance_that_was_touched_is_named(tmp_path: Path, column: str, scope: str) -> None:
+    """One nano-dollar is enough."""
+    await _books(tmp_path)
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        connection.execute(f"UPDATE accounts SET {column} = {column} + 1 WHERE scope = ?", [scope])  # noqa: S608
+        connection.commit()
+    (drift,) = examine(tmp_path).drifts
+    assert drift.startswith(f"{scope} ")
+    assert column.removesuffix("_nano") in drift
+
+
+def test_no_database(tmp_path: Path) -> None:
+    """Nothing is made by looking."""
+    with pytest.raises(StoreUnavailable):
+        examine(tmp_path)
+    assert not list(tmp_path.iterdir())
