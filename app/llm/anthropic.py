@@ -5,7 +5,7 @@ here costs a fraction of what the SDK's models do, and the transcript goes out a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -238,11 +238,21 @@ def _open(
     )
     client = Client(http_client)
 
-    # The SDK rebuilds address and headers for every request, at the price of half the call: once is enough.
+    send = _sender(http_client, base_url, client.default_headers)
+    errors = (anthropic.AnthropicError, httpx2.HTTPError, aiohttp.ClientError, OSError)
+    return _Line(send, client.close, errors)
+
+
+def _sender(
+    http_client: "httpx2.AsyncClient", base_url: str, sdk_headers: Mapping[str, object]
+) -> Callable[[bytes, str | None], Awaitable["httpx2.Response"]]:
+    """How to POST a body: the SDK rebuilds address and headers for every request, at half the call's price."""
+    import httpx2  # noqa: PLC0415
+
     url = httpx2.URL(base_url.rstrip("/") + PATH)
     fixed = [
         (name.encode(), value.encode())
-        for name, value in client.default_headers.items()
+        for name, value in sdk_headers.items()
         if isinstance(value, str)
     ]
     extensions = {"timeout": http_client.timeout.as_dict()}
@@ -258,5 +268,4 @@ def _open(
         )
         return await http_client.send(request, stream=True)
 
-    errors = (anthropic.AnthropicError, httpx2.HTTPError, aiohttp.ClientError, OSError)
-    return _Line(send, client.close, errors)
+    return send

@@ -86,6 +86,10 @@ class Metrics:
             registry=registry,
         )
         self.tokens = Counter("bursar_tokens", "Tokens, by meter.", ["meter"], registry=registry)
+        self._define_gauges(version)
+
+    def _define_gauges(self, version: str) -> None:
+        registry = self.registry
         self.queue_depth = Gauge(
             "bursar_queue_depth", "Tasks waiting.", ["priority"], registry=registry
         )
