@@ -122,5 +122,7 @@ def _on_signals() -> asyncio.Event:
 async def _end(asked: asyncio.Event, service: Service, server: uvicorn.Server) -> None:
     """The API answers while the workers drain; then the connections close."""
     await asked.wait()
-    await service.drain()
-    server.should_exit = True
+    try:
+        await service.drain()
+    finally:  # whatever went wrong, the process must end
+        server.should_exit = True

@@ -8,7 +8,7 @@ from app.api.schemas import TaskIn
 from app.api.services import Services
 from app.budget.ledger import SERVICE, Balance, balance, open_account, session_scope, task_scope
 from app.domain.clock import US_PER_S
-from app.domain.errors import BudgetExhausted, SubmissionRefused
+from app.domain.errors import SubmissionRefused
 from app.domain.ids import new_id
 from app.domain.money import nano_from_usd
 from app.domain.task import LOCAL_OWNER, Subject, TaskSpec
@@ -18,6 +18,7 @@ from app.llm.bound import UnboundedContent, prompt_bound, worst_case_nano
 from app.llm.models import facts_of
 from app.llm.pricing import UnknownModel
 from app.llm.provider import ModelRequest
+from app.llm.reserving import exhausted
 from app.llm.router import route
 from app.queue import verbs
 from app.store.port import Tx
@@ -140,10 +141,4 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
 def _refuse_if_spent(stands: Balance, needed_nano: int) -> None:
     """Judged by spent money: what other calls hold may come back."""
     if stands.unspent_nano < needed_nano:
-        raise BudgetExhausted(
-            scope=stands.scope.kind,
-            limit_nano=stands.limit_nano,
-            spent_nano=stands.spent_nano,
-            reserved_nano=stands.reserved_nano,
-            needed_nano=needed_nano,
-        )
+        raise exhausted(stands, needed_nano)

@@ -11,7 +11,7 @@ from app.api.schemas import SESSION_ID, Problem, TaskIn, TaskOut, TaskPage
 from app.api.services import services_of
 from app.api.strict import StrictRoute
 from app.api.submit import acceptance, prepare
-from app.api.waiting import PREFER, await_end, read_task, wished_wait_s
+from app.api.waiting import await_end, read_task, wished_wait_s
 from app.domain.errors import BudgetExhausted
 from app.domain.task import LOCAL_OWNER, TaskStatus
 from app.queue import verbs
@@ -44,7 +44,6 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         **_REFUSALS,
     },
     summary="Submit a task",
-    openapi_extra={"parameters": [PREFER]},
 )
 async def create_task(request: Request, body: TaskIn) -> Response:
     """Accept a task: once this answers, the task is durable. Poll `Location`, or follow its events."""
@@ -73,7 +72,6 @@ async def create_task(request: Request, body: TaskIn) -> Response:
     response_model=TaskOut,
     responses=_NOT_FOUND,
     summary="Look at a task",
-    openapi_extra={"parameters": [PREFER]},
 )
 async def get_task(request: Request, task_id: str) -> Response:
     """The task and how it stands; with `Prefer: wait=N` at its end, N seconds later at most."""

@@ -16,18 +16,8 @@ WAIT_LIMIT_S = 60
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?(?:$|[,;\s])", re.IGNORECASE)
 
 
-PREFER = {
-    "name": "Prefer",
-    "in": "header",
-    "required": False,
-    "description": f"`wait=N` holds the answer until the task has ended, N seconds (up to {WAIT_LIMIT_S}) at most.",
-    "schema": {"type": "string", "examples": ["wait=10"]},
-}
-"""The header's description; read by `wished_wait_s`, for an injected header costs more than reading it."""
-
-
 def wished_wait_s(request: Request) -> int:
-    """Seconds of the `wait` preference; 0 without one."""
+    """Seconds of the `wait` preference; 0 without one. Read here: injecting a header costs more. See `spec`."""
     found = _WAIT.search(request.headers.get("prefer", ""))
     return min(int(found[1]), WAIT_LIMIT_S) if found else 0
 

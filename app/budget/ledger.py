@@ -44,7 +44,7 @@ class Kind(StrEnum):
     ESTIMATED = "estimated"
     """Usage missing or unusable: booked at the reservation, an upper bound."""
     PRESUMED = "presumed"
-    """The answer was lost: booked at the reservation, or at what a cut stream had reported."""
+    """The answer was lost: booked at the reservation."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,16 @@ def test_endpoints() -> None:
     assert {(method, path) for method, path, _ in OPERATIONS} == ENDPOINTS
 
 
+def test_parameters_stand_once() -> None:
+    """A parameter is named once per operation: OpenAPI forbids more, and generators stumble over it."""
+    prefer = 0
+    for method, path, operation in OPERATIONS:
+        named = [(p["in"], p["name"].lower()) for p in operation.get("parameters", [])]
+        assert len(set(named)) == len(named), (method, path)
+        prefer += ("header", "prefer") in named
+    assert prefer == 2, "POST /tasks and GET /tasks/{task_id} describe the header"
+
+
 def test_operation_ids() -> None:
     """Every operation has an id of its own: generated clients name their functions after it."""
     ids = [operation["operationId"] for _, _, operation in OPERATIONS]
