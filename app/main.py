@@ -1,10 +1,11 @@
 """Wiring: from settings to a running service. The only module that names adapters."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -79,8 +80,16 @@ class Service:
 
 
 @asynccontextmanager
-async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Service]:
+async def running(
+    settings: Settings,
+    clock: Clock | None = None,
+    *,
+    open_store: Callable[[Path, Clock], SqliteStore] = SqliteStore,
+    open_provider: Callable[[Settings, RunningServer | None], Provider] | None = None,
+) -> AsyncIterator[Service]:
     """A service that takes work until the block is left.
+
+    `open_store` and `open_provider` (default: `make_provider`) make its two ends.
 
     Raises:
         SettingsError: prices, routes or tools that cannot work.
@@ -89,9 +98,9 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
     clock = clock or SystemClock()
     prices = load_prices(settings, clock)
     tools = load_tools(clock)
-    store = SqliteStore(settings.data_dir, clock)
+    store = open_store(settings.data_dir, clock)
     simulator = await start(Simulator(clock)) if settings.simulated else None
-    provider = make_provider(settings, simulator)
+    provider = (open_provider or make_provider)(settings, simulator)
     service = wire(settings, clock, prices, tools, store, provider, simulator)
     try:
         await begin(service, settings)
