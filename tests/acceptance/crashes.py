@@ -79,7 +79,7 @@ class Lane:
             if kill is not None:
                 lives.append(await self._life(folder, scenario, len(lives), kill))
                 assert lives[-1].code == -SIGKILL, lives[-1]
-                assert lives[-1].points[-1] == kill
+                assert lives[-1].points[-1] == kill, lives[-1]
                 crashed.append(await self._look(folder))
         lives.append(await self._life(folder, scenario, len(lives), None))
         assert lives[-1].code == 0, lives[-1].said
@@ -172,17 +172,18 @@ def _committed(story: Story, under_way: set[str], what: str) -> None:
 def check_points(life: Life) -> None:
     """Each attempt of the life passed every point there is; no commit and no send went unseen."""
     story = told([life])
-    assert story.sent == story.reserved == story.answered | story.failed
+    _same("sent", story.sent, story.reserved)
+    _same("ended", story.answered | story.failed, story.reserved)
     for attempt in story.reserved:
         opening = [f"{when} commit: {OPENING} {attempt}" for when in ("before", "after")]
         sending = [f"{when}: {attempt}" for when in ("before send", "in flight", "received")]
         begun = life.points.index(opening[0])
-        assert life.points[begun : begun + 5] == opening + sending
+        _same("points", life.points[begun : begun + 5], opening + sending)
     befores, afters = (
         [point.removeprefix(when) for point in life.points if point.startswith(f"{when} commit")]
         for when in ("before", "after")
     )
-    assert befores == afters
+    _same("commits", befores, afters)
 
 
 async def at_each(lanes: list[Lane], scenario: Scenario, points: list[str]) -> None:
@@ -225,30 +226,35 @@ def check_history(history: History, scenario: Scenario) -> None:
     for crashed in history.crashed:
         check_crashed(crashed)
     check_all(books, set(books.tasks))
-    assert [task["outcome"] for task in books.tasks.values()] == [scenario.outcome]
-    assert set(map(_number, books.reservations)) == story.reserved
+    _same("outcome", [task["outcome"] for task in books.tasks.values()], [scenario.outcome])
+    _same("reserved", set(map(_number, books.reservations)), story.reserved)
     kinds = {_number(attempt): line["kind"] for attempt, line in books.settlements.items()}
-    assert {a for a, kind in kinds.items() if kind == "confirmed"} == story.answered
-    assert {a for a, kind in kinds.items() if kind == "presumed"} == story.lost
-    assert set(map(_number, books.releases)) == story.failed
+    _same("confirmed", {a for a in kinds if kinds[a] == "confirmed"}, story.answered)
+    _same("presumed", {a for a in kinds if kinds[a] == "presumed"}, story.lost)
+    _same("released", set(map(_number, books.releases)), story.failed)
     _check_sends(history, story)
 
 
 def _check_sends(history: History, story: Story) -> None:
     """The upstream was asked for what was reserved, once; a step is billed once more for each lost answer."""
     asked = [_number(request["headers"][REFERENCE_HEADER]) for request in history.requests]
-    assert sorted(asked) == sorted(story.sent)
+    _same("asked", sorted(asked), sorted(story.sent))
     refused = {
         _number(request["headers"][REFERENCE_HEADER])
         for request in history.requests
         if request["status"] != 200
     }
     billed = {_number(line["client_reference"]) for line in history.books.bill}
-    assert billed == story.sent - refused
+    _same("billed", billed, story.sent - refused)
     lines = Counter(map(_step, billed))
     steps = set(map(_step, story.answered))
     lost = Counter(map(_step, story.lost & billed))
-    assert lines == Counter(steps) + lost
+    _same("billed by step", lines, Counter(steps) + lost)
+
+
+def _same(what: str, found: object, expected: object) -> None:
+    """An assertion that shows its values: pytest rewrites only those of test modules."""
+    assert found == expected, f"{what}: {found}; it must be {expected}"
 
 
 def _number(attempt_id: str) -> str:
