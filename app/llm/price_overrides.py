@@ -3,10 +3,12 @@
 [models."my-model"]
 input = "1.00"
 output = "5.00"
-cache_read = "0.10"          # these three may be left out: see `pricing`
+cache_read = "0.10"          # these three may be left out, here and below: see `pricing`
 cache_write_5m = "1.25"
 cache_write_1h = "2.00"
 long_context = { above_tokens = 100000, input = "2.00", output = "10.00" }
+fast = { input = "2.00", output = "10.00" }
+web_search = "0.01"          # USD a search
 """
 
 import tomllib
@@ -17,8 +19,12 @@ from typing import Any
 
 METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 NANO_PER_MTOK_USD = 1_000_000_000
-USD_PER_MTOK_LIMIT = 1_000_000
+USD_LIMIT = 1_000_000
+_DECIMALS = 9
 _REQUIRED = ("input", "output")
+_LONG_KEYS = (*METERS, "above_tokens")
+_MODEL_KEYS = (*METERS, "long_context", "fast", "web_search")
+_PER_MTOK, _PER_SEARCH = 'USD per million tokens, such as "1.25"', 'USD a search, such as "0.01"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,9 @@ class FilePrice:
     meters: dict[str, int]
     long_meters: dict[str, int] | None = None
     long_above_tokens: int | None = None
+    fast_meters: dict[str, int] | None = None
+    web_search_nano: int | None = None
+    """Nano-dollars a search."""
 
 
 class PriceFileError(Exception):
@@ -48,7 +57,7 @@ def read_price_file(path: Path) -> dict[str, FilePrice]:
         document = tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal)
     except (OSError, UnicodeDecodeError) as error:
         raise PriceFileError([f"{path.name}: cannot be read: {error}"]) from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOML's own error, and a number of too many digits
         raise PriceFileError([f"{path.name}: is not TOML: {error}"]) from error
     reader = _Reader(path.name)
     prices = reader.document(document)
@@ -87,17 +96,40 @@ class _Reader:
         if not isinstance(table, dict):
             self._note(f"{where}: must be a table with input and output prices")
             return None
-        long_context = table.get("long_context")
-        meters = self._meters(where, table, extra="long_context")
-        if long_context is None:
-            return FilePrice(meters)
-        where = f"{where}, long_context"
-        if not isinstance(long_context, dict):
+        self._known(where, table, _MODEL_KEYS)
+        long_meters, above_tokens = self._long(f"{where}, long_context", table.get("long_context"))
+        return FilePrice(
+            self._meters(where, table),
+            long_meters,
+            above_tokens,
+            self._fast(f"{where}, fast", table.get("fast")),
+            self._search(f"{where}, web_search", table.get("web_search")),
+        )
+
+    def _long(self, where: str, table: object) -> tuple[dict[str, int] | None, int | None]:
+        if table is None:
+            return None, None
+        if not isinstance(table, dict):
             self._note(f"{where}: must be a table with above_tokens, input and output")
+            return None, None
+        self._known(where, table, _LONG_KEYS)
+        return self._meters(where, table), self._above_tokens(where, table)
+
+    def _fast(self, where: str, table: object) -> dict[str, int] | None:
+        if table is None:
             return None
-        above_tokens = self._above_tokens(where, long_context)
-        long_meters = self._meters(where, long_context, extra="above_tokens")
-        return FilePrice(meters, long_meters, above_tokens)
+        if not isinstance(table, dict):
+            self._note(f"{where}: must be a table with input and output")
+            return None
+        self._known(where, table, METERS)
+        return self._meters(where, table)
+
+    def _search(self, where: str, price: object) -> int | None:
+        return None if price is None else self._nano(where, price, _PER_SEARCH)
+
+    def _known(self, where: str, table: dict[str, Any], keys: tuple[str, ...]) -> None:
+        for key in sorted(table.keys() - set(keys)):
+            self._note(f"{where}, {key}: is not known; known are {', '.join(keys)}")
 
     def _above_tokens(self, where: str, table: dict[str, Any]) -> int:
         value = table.get("above_tokens")
@@ -106,22 +138,25 @@ class _Reader:
             return 1
         return value
 
-    def _meters(self, where: str, table: dict[str, Any], *, extra: str) -> dict[str, int]:
-        for key in sorted(table.keys() - {*METERS, extra}):
-            self._note(f"{where}, {key}: is not known; known are {', '.join(METERS)}, {extra}")
+    def _meters(self, where: str, table: dict[str, Any]) -> dict[str, int]:
         for key in _REQUIRED:
             if key not in table:
                 self._note(f"{where}, {key}: is missing (USD per million tokens)")
-        return {key: self._price(where, key, table[key]) for key in METERS if key in table}
+        return {
+            key: self._nano(f"{where}, {key}", table[key], _PER_MTOK)
+            for key in METERS
+            if key in table
+        }
 
-    def _price(self, where: str, key: str, value: object) -> int:
+    def _nano(self, where: str, value: object, unit: str) -> int:
+        """USD as written to nano-dollars; 0 with a note when it cannot be a price."""
         usd = _decimal(value)
         if usd is None:
-            self._note(f'{where}, {key}: must be USD per million tokens, such as "1.25"')
-        elif not usd.is_finite() or not 0 <= usd <= USD_PER_MTOK_LIMIT:
-            self._note(f"{where}, {key}: must be between 0 and {USD_PER_MTOK_LIMIT:,} USD")
-        elif (usd * NANO_PER_MTOK_USD) % 1:
-            self._note(f"{where}, {key}: has more than nine decimals")
+            self._note(f"{where}: must be {unit}")
+        elif not usd.is_finite() or not 0 <= usd <= USD_LIMIT:
+            self._note(f"{where}: must be between 0 and {USD_LIMIT:,} USD")
+        elif round(usd, _DECIMALS) != usd:
+            self._note(f"{where}: has more than nine decimals")
         else:
             return int(usd * NANO_PER_MTOK_USD)
         return 0
@@ -132,9 +167,9 @@ class _Reader:
 
 def _decimal(value: object) -> Decimal | None:
     """A price as written: a string, a whole number or a decimal (TOML's true and dates are not)."""
-    if type(value) not in (str, int, Decimal):
+    if isinstance(value, bool) or not isinstance(value, str | int | Decimal):
         return None
     try:
-        return Decimal(str(value))
+        return Decimal(value)
     except InvalidOperation:
         return None

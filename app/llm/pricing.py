@@ -4,8 +4,8 @@ Rates are integer nano-dollars per million tokens; a cost is integer nano-dollar
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from decimal import ROUND_CEILING, Decimal
 from importlib.metadata import version
@@ -150,11 +150,26 @@ class PriceBook:
         names = {info.id for info in self._models} | self._override_rows.keys() | _PRICED_AS.keys()
         return tuple(sorted(names))
 
+    def rows(self, at: date, also: Iterable[str] = ()) -> list[PriceRow]:
+        """The rows of all known models on a date, and of those named in `also`, sorted by name.
+
+        A name in `also` is shown as spelled there. A model without a price on that date is left out.
+        """
+        names = {name.lower(): name for name in (*self.known_models(), *also)}
+        found = []
+        for _, name in sorted(names.items()):
+            try:
+                found.append(self.row(name, at))
+            except UnknownModel:
+                continue
+        return found
+
     def cost(self, usage: Usage, at: date) -> Cost:
         """Price an answer's usage, each part by the model that ran it.
 
         The long-context tier follows each part's own prompt. Rounded up to a whole nano-dollar
-        once, over everything. Source: Messages API documentation, pricing.
+        once, over everything. Searches are at the price of the model of the last pass: the one
+        that answered. Source: Messages API documentation, pricing.
 
         Raises:
             UnknownModel: a part's model has no price.
@@ -179,7 +194,7 @@ class PriceBook:
         name = model.lower()
         override = self._override_rows.get(name)
         if override is not None:
-            return override
+            return replace(override, model=model)
         name = _PRICED_AS.get(name, name)
         for info in self._models:
             if info.is_match(name):
@@ -188,13 +203,15 @@ class PriceBook:
 
 
 def _override_row(file: str, model: str, price: FilePrice) -> PriceRow:
-    long = None if price.long_meters is None else _rates(price.long_meters)
+    search_nano = price.web_search_nano
     return PriceRow(
         model=model,
         row_id=f"override:{file}:{model}",
         rates=_rates(price.meters),
-        long=long,
+        long=None if price.long_meters is None else _rates(price.long_meters),
         long_above_tokens=price.long_above_tokens,
+        fast=None if price.fast_meters is None else _rates(price.fast_meters),
+        web_search_nano=WEB_SEARCH_NANO if search_nano is None else search_nano,
     )
 
 

@@ -1,6 +1,9 @@
 """Costs against the published price list and plain fractions; the operator's price file."""
 
+import itertools
 import timeit
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -47,6 +50,8 @@ LIST: dict[str, dict[str, tuple[str, ...]]] = {
     "claude-mythos-5-1": {"base": ("10", "50", "0.25", "12.50", "20")},
 }
 BEFORE_GEO_PREMIUM = {"claude-haiku-4-5", "claude-opus-4-5"}
+METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+TIERS, GEOS, SPEEDS = ("standard", "priority", "batch"), ("global", "us"), ("standard", "fast")
 
 tokens = st.builds(
     Tokens,
@@ -62,15 +67,22 @@ usages = st.builds(
         tuple
     ),
     web_searches=st.integers(0, 20),
-    service_tier=st.sampled_from(["standard", "priority", "batch"]),
-    inference_geo=st.sampled_from(["global", "us"]),
-    speed=st.sampled_from(["standard", "fast"]),
+    service_tier=st.sampled_from(TIERS),
+    inference_geo=st.sampled_from(GEOS),
+    speed=st.sampled_from(SPEEDS),
 )
 
 
-def usd_of_part(model: str, used: Tokens, usage: Usage) -> Fraction:
-    rows, factor = LIST[model], Fraction(1)
-    row = rows["long"] if "long" in rows and used.prompt > 100_000 else rows["base"]
+def usd_of_part(
+    model: str,
+    used: Tokens,
+    usage: Usage,
+    rows: Mapping[str, tuple[str, ...]],
+    long_above: int = 100_000,
+) -> Fraction:
+    prompt = used.input + used.cache_read + used.cache_write_5m + used.cache_write_1h
+    factor = Fraction(1)
+    row = rows["long"] if "long" in rows and prompt > long_above else rows["base"]
     if usage.speed == "fast":
         row, factor = (rows["fast"], factor) if "fast" in rows else (row, Fraction(2))
     if usage.inference_geo == "us" and model not in BEFORE_GEO_PREMIUM:
@@ -86,9 +98,81 @@ def usd_of_part(model: str, used: Tokens, usage: Usage) -> Fraction:
 @given(usages)
 def test_cost_is_the_published_arithmetic_rounded_up_once(usage):
     """Every mix of meters, models, tier, geography, speed and batch, against plain fractions."""
-    usd = sum(usd_of_part(model, used, usage) for model, used in usage.parts)
+    usd = sum(usd_of_part(model, used, usage, LIST[model]) for model, used in usage.parts)
     usd += usage.web_searches * Fraction("0.01")
     assert BOOK.cost(usage, AT).nano == ceil(usd * 10**9)
+
+
+@pytest.mark.parametrize("model", LIST)
+def test_every_combination_on_both_sides_of_long_context(model):
+    """All sets of meters, tiers, geographies and speeds, one prompt token below, at and above the edge."""
+    seen = 0
+    for mask in itertools.product((False, True), repeat=5):
+        # Odd sizes: halves and tenths of a nano-dollar must show.
+        sizes = dict(zip(METERS, (0, 7_777, 11_111, 3_333, 1_237), strict=True))
+        few = {meter: sizes[meter] for meter, used in zip(METERS, mask, strict=True) if used}
+        cached = sum(tokens for meter, tokens in few.items() if meter != "output")
+        prompts = (99_999, 100_000, 100_001) if mask[0] else (cached,)
+        for prompt, tier, geo, speed in itertools.product(prompts, TIERS, GEOS, SPEEDS):
+            used = Tokens(**few | {"input": prompt - cached})
+            usage = Usage(((model, used),), 3, tier, geo, speed)
+            usd = usd_of_part(model, used, usage, LIST[model]) + Fraction("0.03")
+            assert BOOK.cost(usage, AT).nano == ceil(usd * 10**9), usage
+            seen += 1
+    assert seen == 16 * 12 * (3 + 1)
+
+
+written_usd = st.integers(0, 20 * 10**9).map(lambda nano: str(Decimal(nano) / 10**9))
+written_rates = st.tuples(*[written_usd] * 5)
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_the_operators_prices_are_charged_as_written(data, tmp_path_factory):
+    """Any file: long context, fast mode and searches at its prices, against plain fractions."""
+    parts = st.fixed_dictionaries(
+        {"base": written_rates}, optional={"long": written_rates, "fast": written_rates}
+    )
+    rows = data.draw(parts)
+    search = data.draw(st.none() | written_usd)
+    long_above = data.draw(st.integers(1, 300_000))
+    lines = ["[models.mine]", *_toml(rows["base"])]
+    if "long" in rows:
+        inside = [f"above_tokens = {long_above}", *_toml(rows["long"])]
+        lines.append(f"long_context = {{ {', '.join(inside)} }}")
+    if "fast" in rows:
+        lines.append(f"fast = {{ {', '.join(_toml(rows['fast']))} }}")
+    if search is not None:
+        lines.append(f'web_search = "{search}"')
+    book = PriceBook.load(price_file(tmp_path_factory.mktemp("prices"), "\n".join(lines)))
+    for usage in data.draw(st.lists(usages, min_size=1, max_size=5)):
+        mine = replace(usage, parts=tuple(("mine", used) for _, used in usage.parts))
+        usd = sum(usd_of_part("mine", used, mine, rows, long_above) for _, used in mine.parts)
+        usd += mine.web_searches * Fraction(search or "0.01")
+        assert book.cost(mine, AT).nano == ceil(usd * 10**9)
+
+
+def _toml(rates: tuple[str, ...]) -> list[str]:
+    return [f'{meter} = "{usd}"' for meter, usd in zip(METERS, rates, strict=True)]
+
+
+def test_searches_cost_what_the_answering_model_says(tmp_path):
+    """Of several models in an answer, the last pass is the one that answered."""
+    text = """
+    [models]
+    dear = { input = 0, output = 0, web_search = "0.05" }
+    free = { input = 0, output = 0, web_search = 0 }
+    usual = { input = 0, output = 0 }
+    """
+    book = PriceBook.load(price_file(tmp_path, text))
+
+    def nano(*models: str) -> int:
+        return book.cost(Usage(tuple((m, Tokens(1, 1)) for m in models), web_searches=2), AT).nano
+
+    assert (nano("dear"), nano("free"), nano("usual")) == (100_000_000, 0, 20_000_000)
+    assert nano("free", "usual", "dear") == nano("dear")
+    assert nano("dear", "usual", "free") == 0
+    assert nano("dear", "free", "claude-opus-5") > nano("usual")
 
 
 def one(model: str, **meters: int) -> Usage:
@@ -150,6 +234,18 @@ def test_every_known_model_has_a_price():
         assert rates.cache_write_1h >= rates.cache_write_5m >= rates.input >= rates.cache_read
 
 
+def test_all_rows_of_a_day(tmp_path):
+    """Each known model once, by name, on that day; a name asked for beside them as it is spelled."""
+    book = PriceBook.load(price_file(tmp_path, "models.Zed = { input = 1, output = 1 }"))
+    rows = book.rows(AT, ["ZED", "claude-opus-5-20260101", "nobody-has-this"])
+    names = [row.model for row in rows]
+    assert names == sorted(names, key=str.lower)
+    assert set(names) == {*book.known_models(), "ZED", "claude-opus-5-20260101"} - {"zed"}
+    assert all(row == book.row(row.model, AT) for row in rows)
+    dated = {row.model: row.valid_from for row in book.rows(date(2026, 3, 12))}
+    assert dated["claude-sonnet-4-6"] is None
+
+
 def test_the_row_cache_is_bounded():
     """Names come from outside; many of them cost memory once, not for ever."""
     book = PriceBook.load()
@@ -182,6 +278,8 @@ def test_the_operators_file_goes_first(tmp_path):
     cache_write_5m = "0.000000001"
     cache_write_1h = "2"
     long_context = { above_tokens = 1000, input = "3", output = "9" }
+    fast = { input = "4", output = "20", cache_read = "0.5" }
+    web_search = "0.02"
     [models.claude-haiku-5-5]
     input = 0
     output = 0
@@ -193,6 +291,10 @@ def test_the_operators_file_goes_first(tmp_path):
     assert row.long == Rates(*[n * 10**7 for n in (300, 900, 300, 375, 600)])
     assert row.rates_for(1_000) is row.rates
     assert row.rates_for(1_001) is row.long
+    assert row.fast == Rates(*[n * 10**7 for n in (400, 2000, 50, 500, 800)])
+    assert row.rates_for(1_001, "fast") is row.fast
+    assert row.web_search_nano == 20_000_000
+    assert book.row("claude-haiku-5-5", AT).web_search_nano == 10_000_000
     assert book.cost(one("claude-haiku-5-5", input=9, output=9), AT).nano == 0
     assert "my-model" in book.known_models()
 
@@ -231,6 +333,13 @@ def test_every_mistake_is_one_sentence(tmp_path):
     input = 1_000_001
     output = 1
     long_context = 5
+    fast = "2x"
+    web_search = -1
+    [models.f]
+    input = "1.0000000000000000000000000000000001"
+    output = 1
+    web_search = "one cent"
+    fast = { output = "1e7", above_tokens = 5, cache_write_1h = false }
     [models.d]
     input = 1
     output = 1
@@ -243,7 +352,8 @@ def test_every_mistake_is_one_sentence(tmp_path):
     """
     with pytest.raises(PriceFileError) as caught:
         PriceBook.load(price_file(tmp_path, text))
-    known = "input, output, cache_read, cache_write_5m, cache_write_1h, long_context"
+    meters = "input, output, cache_read, cache_write_5m, cache_write_1h"
+    known = f"{meters}, long_context, fast, web_search"
     expected = f"""
     'currency' is not known; prices stand under [models."<name>"]
     model "e": must be a table with input and output prices
@@ -258,6 +368,14 @@ def test_every_mistake_is_one_sentence(tmp_path):
     model "b", long_context, input: has more than nine decimals
     model "c", input: must be between 0 and 1,000,000 USD
     model "c", long_context: must be a table with above_tokens, input and output
+    model "c", fast: must be a table with input and output
+    model "c", web_search: must be between 0 and 1,000,000 USD
+    model "f", input: has more than nine decimals
+    model "f", web_search: must be USD a search, such as "0.01"
+    model "f", fast, above_tokens: is not known; known are {meters}
+    model "f", fast, input: is missing (USD per million tokens)
+    model "f", fast, output: must be between 0 and 1,000,000 USD
+    model "f", fast, cache_write_1h: must be USD per million tokens, such as "1.25"
     model "D": is there twice (names ignore upper and lower case)
     model " ": the name is empty
     """
@@ -268,7 +386,11 @@ def test_every_mistake_is_one_sentence(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("models = 3", "'models' must be a table"), ("models = ", "is not TOML")],
+    [
+        ("models = 3", "'models' must be a table"),
+        ("models = ", "is not TOML"),
+        (f"models = {'9' * 5_000}", "is not TOML"),
+    ],
 )
 def test_a_file_of_the_wrong_kind_says_so(tmp_path, text, said):
     """Not TOML at all, or TOML of another shape."""
