@@ -1,4 +1,4 @@
-"""The command line: python -m app serve | demo | simulate | config | openapi | doctor | healthcheck."""
+"""The command line: python -m app serve | demo | simulate | config | openapi | doctor | reprice | healthcheck."""
 
 import argparse
 import asyncio
@@ -6,11 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from app import __version__
 from app import settings as configuration
 from app.domain.errors import StoreError
+from app.domain.period import instant_us
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -69,9 +71,30 @@ def _parser() -> argparse.ArgumentParser:
     openapi.set_defaults(run=_openapi)
     doctor = commands.add_parser("doctor", help="recompute every balance from the ledger's lines")
     doctor.set_defaults(run=_doctor)
+    _add_reprice(commands.add_parser("reprice", help="price the history by another price table"))
     health = commands.add_parser("healthcheck", help="exit 0 when the service here is ready")
     health.set_defaults(run=_healthcheck)
     return parser
+
+
+def _add_reprice(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--prices", required=True, type=Path, metavar="FILE", help="as BURSAR_PRICE_FILE has it"
+    )
+    for name, dest, text in (
+        ("--from", "since", "settled at this date or RFC 3339 instant, or later"),
+        ("--to", "until", "settled before this date or instant"),
+    ):
+        command.add_argument(name, dest=dest, type=_instant, metavar="WHEN", help=text)
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=_reprice)
+
+
+def _instant(text: str) -> int:
+    try:
+        return instant_us(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _serve(chosen: argparse.Namespace) -> int:
@@ -178,6 +201,32 @@ def _doctor(_chosen: argparse.Namespace) -> int:
         f"{len(report.drifts)} drifts in {report.accounts} accounts over {report.lines} lines\n"
     )
     return _complain(list(report.drifts), EXIT_FAILED) if report.drifts else 0
+
+
+def _reprice(chosen: argparse.Namespace) -> int:
+    from app import reprice  # noqa: PLC0415
+    from app.llm.price_overrides import PriceFileError  # noqa: PLC0415
+    from app.llm.pricing import PriceBook  # noqa: PLC0415
+
+    since_us = 0 if chosen.since is None else chosen.since
+    until_us = reprice.END_US if chosen.until is None else chosen.until
+    if since_us >= until_us:
+        return _complain(["--from must be before --to."], EXIT_USAGE)
+    folder = configuration.load().data_dir
+    try:
+        prices = PriceBook.load(chosen.prices)
+    except PriceFileError as error:
+        return _complain(list(error.mistakes), EXIT_USAGE)
+    report = reprice.examine(folder, prices, from_us=since_us, to_us=until_us)
+    if chosen.json:
+        sys.stdout.write(json.dumps(reprice.as_json(report), indent=2) + "\n")
+    else:
+        sys.stdout.write(reprice.as_text(report))
+    if not report.missing:
+        return 0
+    names = ", ".join(sorted(report.missing))
+    count = report.total.unpriced.lines
+    return _complain([f"{count} lines were not repriced: no price for {names}."], EXIT_FAILED)
 
 
 def _healthcheck(_chosen: argparse.Namespace) -> int:

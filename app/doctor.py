@@ -1,12 +1,15 @@
-"""Hold the books against themselves: every balance recomputed from the ledger's lines."""
+"""Examine a data directory: the books held against themselves."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.budget.audit import audit
+from app.domain.clock import SystemClock
 from app.domain.errors import StoreUnavailable
 from app.domain.money import format_usd
 from app.store.queries import load_queries
 from app.store.sqlite_file import DATABASE_NAME, connect
+from app.store.sqlite_tx import SqliteTx
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,18 +33,12 @@ def examine(folder: Path) -> Report:
     connection = connect(path, read_only=True)
     try:
         connection.execute("BEGIN")  # one snapshot for everything
-        count = "SELECT (SELECT COUNT(*) FROM accounts), (SELECT COUNT(*) FROM ledger_lines)"
-        accounts, lines = connection.execute(count).fetchone()
-        found = connection.execute(load_queries()["balance_drift"]).fetchall()
+        found = audit(SqliteTx(connection, load_queries(), SystemClock().now_us()))
     finally:
         connection.close()
-    drifts = []
-    for row in found:
-        for what in ("spent", "reserved", "surplus"):
-            balance, summed = row[f"{what}_nano"], row[f"lines_{what}_nano"]
-            if balance != summed:
-                drifts.append(
-                    f"{row['scope']} {row['id']}: {what} is {format_usd(balance)} USD, "
-                    f"its lines sum up to {format_usd(summed)} USD"
-                )
-    return Report(accounts, lines, tuple(drifts))
+    drifts = tuple(
+        f"{drift.scope.kind} {drift.scope.id}: {drift.amount.removesuffix('_nano')} is "
+        f"{format_usd(drift.balance)} USD, its lines sum up to {format_usd(drift.summed)} USD"
+        for drift in found.drifts
+    )
+    return Report(found.account_count, found.line_count, drifts)

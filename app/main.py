@@ -4,7 +4,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -12,29 +13,30 @@ from fastapi import FastAPI
 from app import __version__
 from app.agent.loop import AgentLoop
 from app.api.app import create_app
+from app.api.gate import Gate
 from app.api.services import Defaults, Services
-from app.budget.ledger import SERVICE, Scope, open_account, set_limit
+from app.budget.accounts import ServiceLimits, set_service_limits
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock, SystemClock
 from app.domain.ids import new_id
 from app.domain.money import nano_from_usd
-from app.domain.task import LOCAL_OWNER
 from app.journal.feed import Feed
 from app.journal.views import LogView, MetricsView
 from app.llm.anthropic import AnthropicProvider
 from app.llm.call import Drain
 from app.llm.caller import Caller, CallLimits
+from app.llm.catalog import retiring
 from app.llm.price_overrides import PriceFileError
 from app.llm.pricing import PriceBook, UnknownModel
 from app.llm.provider import Provider
 from app.llm.retry import RetryLimits
+from app.llm.router import cheaper
 from app.observe.logs import Redactor
 from app.observe.metrics import Metrics
 from app.queue.embedded import EmbeddedQueue
 from app.settings import Settings, SettingsError, unknown_variables, variable
 from app.simulator.core import Simulator
 from app.simulator.server import RunningServer, start
-from app.store.port import Tx
 from app.store.sqlite import SqliteStore
 from app.tools.builtin import builtin_tools
 from app.tools.errors import ToolSetupError
@@ -110,6 +112,15 @@ async def running(
         await service.close()
 
 
+def store_beside(settings: Settings) -> SqliteStore:
+    """The store for a short command, also while a service runs on it.
+
+    Raises:
+        StoreError: the data directory or its database cannot be used.
+    """
+    return SqliteStore(settings.data_dir, SystemClock(), alone=False)
+
+
 def load_prices(settings: Settings, clock: Clock) -> PriceBook:
     """The price book; every route must have a price in it.
 
@@ -120,7 +131,7 @@ def load_prices(settings: Settings, clock: Clock) -> PriceBook:
         prices = PriceBook.load(settings.price_file)
     except PriceFileError as error:
         raise SettingsError(list(error.mistakes)) from error
-    today = datetime.fromtimestamp(clock.now_us() // US_PER_S, UTC).date()
+    today = _today(clock)
     problems = []
     for complexity, model in settings.routes.items():
         try:
@@ -184,7 +195,17 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     drain, redactor = Drain(), Redactor(settings.secrets())
     loop = AgentLoop(
         store,
-        Caller(store, provider, prices, turns, clock, limits, drain=drain, redactor=redactor),
+        Caller(
+            store,
+            provider,
+            prices,
+            turns,
+            clock,
+            limits,
+            drain=drain,
+            redactor=redactor,
+            service=service_limits(settings),
+        ),
         tools,
         clock,
         tool_limits=ToolLimits(
@@ -192,17 +213,17 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
             timeout_limit_s=settings.tool_timeout_s,
         ),
         stream_above_tokens=settings.stream_above_tokens,
+        cheaper=_cheaper(settings, prices, clock),
         drain=drain,
         redactor=redactor,
     )
-    pool = WorkerPool(
-        store, queue, loop, turns, clock, slots=settings.workers, shared_scopes=_shared(settings)
-    )
+    pool = WorkerPool(store, queue, loop, turns, clock, slots=settings.workers)
     feed = Feed(
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
     )
     store.listener = feed.publish
     services = Services(
+        gate=Gate(store, clock, required=settings.auth == "required"),
         store=store,
         queue=queue,
         feed=feed,
@@ -225,7 +246,10 @@ async def begin(service: Service, settings: Settings) -> None:
     """Take over what a dead process left, then open the queue and the slots."""
     for sentence in unknown_variables():
         _log.warning("unknown_setting", extra={"error_message": sentence})
-    await service.store.write(lambda tx: _open_service_account(tx, settings))
+    for ending in retiring(settings.routes, _today(service.services.clock)):
+        named = {"model": ending.model, "complexity": ending.complexity}
+        _log.warning("model_retiring", extra={**named, "retires_on": ending.retires_on.isoformat()})
+    await service.store.write(lambda tx: set_service_limits(tx, service_limits(settings)))
     rescued = await take_over(service.store, "")
     if rescued:
         _log.warning("tasks_rescued", extra={"count": rescued})
@@ -233,15 +257,32 @@ async def begin(service: Service, settings: Settings) -> None:
     service.pool.start()
 
 
-def _open_service_account(tx: Tx, settings: Settings) -> None:
-    if settings.service_budget_usd is not None:
-        limit_nano = nano_from_usd(settings.service_budget_usd)
-        open_account(tx, SERVICE, LOCAL_OWNER, limit_nano)
-        set_limit(tx, SERVICE, limit_nano)
+def _today(clock: Clock) -> date:
+    return datetime.fromtimestamp(clock.now_us() // US_PER_S, UTC).date()
 
 
-def _shared(settings: Settings) -> tuple[Scope, ...]:
-    return (SERVICE,) if settings.service_budget_usd is not None else ()
+def service_limits(settings: Settings) -> ServiceLimits:
+    """The budgets of the whole service."""
+
+    def nano(usd: Decimal | None) -> int | None:
+        return None if usd is None else nano_from_usd(usd)
+
+    return ServiceLimits(
+        nano(settings.service_daily_budget_usd),
+        nano(settings.service_monthly_budget_usd),
+        nano(settings.service_budget_usd),
+        settings.budget_warning_percent,
+    )
+
+
+def _cheaper(settings: Settings, prices: PriceBook, clock: Clock) -> Callable[[str], str | None]:
+    """How a task is downgraded: to the next of the routes, by what a token in and a token out cost."""
+
+    def price(model: str) -> int:
+        rates = prices.row(model, _today(clock)).rates
+        return rates.input + rates.output
+
+    return lambda model: cheaper(model, settings.routes, price)
 
 
 def _defaults(settings: Settings) -> Defaults:
@@ -249,7 +290,7 @@ def _defaults(settings: Settings) -> Defaults:
         routes=settings.routes,
         task_budget_nano=nano_from_usd(settings.task_budget_usd),
         session_budget_nano=nano_from_usd(settings.session_budget_usd),
-        has_service_budget=settings.service_budget_usd is not None,
+        service=service_limits(settings),
         max_steps=settings.max_steps,
         max_tokens=settings.max_tokens,
         deadline_s=settings.task_deadline_s,

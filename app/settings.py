@@ -57,6 +57,11 @@ class Settings(BaseSettings):
         None, description="Unset: the embedded database (the only one this version has)."
     )
 
+    auth: Literal["auto", "required"] = Field(
+        "auto",
+        description="API keys are checked: `auto`, once there are any; `required`, always.",
+    )
+
     # Who sells models
     anthropic_api_key: SecretStr | None = Field(
         None, validation_alias="ANTHROPIC_API_KEY", description="Key of the model provider."
@@ -92,6 +97,15 @@ class Settings(BaseSettings):
     session_budget_usd: Usd = Field(Decimal(5), description="What a new session may cost.")
     service_budget_usd: Usd | None = Field(
         None, description="What the whole service may ever cost; unset: no such bound."
+    )
+    service_daily_budget_usd: Usd | None = Field(
+        None, description="What the whole service may cost in a day (UTC)."
+    )
+    service_monthly_budget_usd: Usd | None = Field(
+        None, description="What the whole service may cost in a month (UTC)."
+    )
+    budget_warning_percent: int = Field(
+        80, ge=1, le=100, description="How much of a budget is spent when it is warned of, once."
     )
     max_steps: int = Field(
         10, ge=1, le=100, description="Model calls of a task that names no bound."

@@ -10,18 +10,9 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.budget.ledger import (
-    SERVICE,
-    Attempt,
-    Kind,
-    Meters,
-    Scope,
-    open_account,
-    reserve,
-    session_scope,
-    settle,
-    task_scope,
-)
+from app.budget.accounts import open_account
+from app.budget.ledger import Attempt, Kind, Meters, reserve, settle
+from app.budget.scopes import SERVICE, Scope, session_scope, task_scope
 from app.domain.clock import SystemClock
 from app.domain.money import NANO_PER_USD
 from app.domain.task import LOCAL_OWNER, Subject
@@ -54,7 +45,7 @@ def _subjects() -> list[Subject]:
 def _open(tx: Tx, subjects: list[Subject]) -> None:
     open_account(tx, SERVICE, LOCAL_OWNER, _LIMIT_NANO)
     for subject in subjects:
-        open_account(tx, task_scope(subject), LOCAL_OWNER, _LIMIT_NANO)
+        open_account(tx, task_scope(subject.task_id), LOCAL_OWNER, _LIMIT_NANO)
         open_account(tx, session_scope(LOCAL_OWNER, subject.session_id), LOCAL_OWNER, _LIMIT_NANO)
 
 
@@ -90,7 +81,7 @@ async def _work(store: SqliteStore, name: str, subject: Subject, steps: range) -
         await _empties(store, steps)
         return
     session = session_scope(LOCAL_OWNER, subject.session_id)
-    await _pairs(store, subject, (task_scope(subject), session, *SHARED[name]), steps)
+    await _pairs(store, subject, (task_scope(subject.task_id), session, *SHARED[name]), steps)
 
 
 async def _measure(pairs: int, rounds: int) -> dict[str, list[float]]:

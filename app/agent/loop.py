@@ -1,42 +1,29 @@
 """The agent loop: ask the model, run its tools, ask again, until a verdict ends the task."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from app.agent.transcript import INTERRUPTED, Transcript
-from app.agent.verdict import TOOL_CALLS_LIMIT, Finish, RunTools, Verdict, judge
-from app.budget.ledger import Scope, Settled
+from app.agent.job import Job, with_partial
+from app.agent.spent import Cheaper, SpentBudget, no_cheaper
+from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT
+from app.agent.verdict import Finish, RunTools, Verdict, judge
+from app.budget.ledger import Settled
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
-from app.domain.money import format_usd
-from app.domain.task import Claim, Conclusion, Outcome, TaskError
+from app.domain.task import Bound, BudgetPolicy, Conclusion, Outcome, TaskError
 from app.journal.events import ToolFinished, ToolStarted
 from app.journal.journal import append, fence
 from app.llm.answers import ToolUse, to_json
 from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.caller import Caller
 from app.llm.models import facts_of
-from app.llm.provider import ModelAnswer
+from app.llm.provider import ModelAnswer, ModelRequest
 from app.observe.logs import Redactor
 from app.store.persist import persist
 from app.store.port import Store, Tx
 from app.tools.port import ToolOutcome, ToolResult
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits, run_tool
-
-Conclude = Callable[[Tx, Conclusion, int], None]
-"""Ends the task with what it cost (nano-dollars), in the caller's transaction."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A claimed task, ready to be worked on."""
-
-    claim: Claim
-    transcript: Transcript
-    scopes: tuple[Scope, ...]
-    conclude: Conclude
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +71,12 @@ class AgentLoop:
         *,
         tool_limits: ToolLimits,
         stream_above_tokens: int,
+        cheaper: Cheaper = no_cheaper,
         drain: Drain | None = None,
         redactor: Redactor | None = None,
     ) -> None:
         self._store = store
+        self._spent = SpentBudget(store, clock, cheaper)
         self._caller = caller
         self._tools = tools
         self._clock = clock
@@ -109,6 +98,7 @@ class AgentLoop:
 
         Raises:
             Parked: the task must be given back until the time it says.
+            Paused: the task must wait for more money.
             StaleLease: another run holds the task by now.
             StoreError: nothing can be written; the task must be given back.
         """
@@ -122,7 +112,10 @@ class AgentLoop:
             try:
                 move, settled = await self._step(job, definitions)
             except BudgetExhausted as error:
-                return _exhausted(job, error)
+                end = await self._spent.decide(job, error)
+                if end is not None:
+                    return end
+                continue
             except CallFailed as error:
                 return _call_failed(job, error)
             if isinstance(move.verdict, Finish) or settled.surplus_nano:
@@ -134,17 +127,22 @@ class AgentLoop:
         transcript, claim = job.transcript, job.claim
         request = transcript.request(definitions, stream_above=self._stream_above_tokens)
         step = transcript.step + 1
+        prompt_tokens, bound = await self._bounded(job, request)
+        finalize = claim.spec.on_budget is BudgetPolicy.FINALIZE and not transcript.closing
         call = Call(
             subject=claim.subject,
             step=step,
             request=request,
-            scopes=job.scopes,
-            prompt_tokens=transcript.prompt_tokens(request),
+            payer=job.payer,
+            prompt_tokens=prompt_tokens,
             min_tokens=facts_of(request.model).min_output_tokens,
             deadline_at_us=claim.deadline_at_us,
             attempts_made=transcript.attempts_made,
             failures=transcript.failures,
             failing_since_us=transcript.failing_since_us,
+            closing=transcript.closing_turn() if finalize else None,
+            bound=bound,
+            agent=claim.spec.agent,
         )
 
         def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
@@ -154,6 +152,16 @@ class AgentLoop:
         answer, move, settled = await self._caller.ask(call, decide)
         transcript.answered(answer, move.name)
         return move, settled
+
+    async def _bounded(self, job: Job, request: ModelRequest) -> tuple[int, Bound]:
+        """The prompt's upper bound: proved, or the provider's estimate where that was asked for and is lower."""
+        proved = job.transcript.prompt_tokens(request)
+        if job.claim.spec.bound is Bound.PROVED:
+            return proved, Bound.PROVED
+        estimate = await self._caller.estimate(job.claim.subject, request)
+        if estimate is None or estimate >= proved:
+            return proved, Bound.PROVED
+        return estimate, Bound.ESTIMATE
 
     async def _answer_tools(self, job: Job) -> None:
         """Run the pending tool calls side by side; all of them are answered in one message."""
@@ -245,23 +253,9 @@ def _failed(error_type: str, text: str) -> ToolResult:
 
 def _out_of_steps(job: Job) -> Conclusion:
     message = f"The task used all of its {job.claim.spec.max_steps} steps."
-    return _with_partial(job, Outcome.MAX_STEPS, TaskError("max_steps", message))
-
-
-def _exhausted(job: Job, error: BudgetExhausted) -> Conclusion:
-    message = (
-        f"The {error.scope}'s budget of {format_usd(error.limit_nano)} USD is spent but for "
-        f"{format_usd(max(error.limit_nano - error.spent_nano, 0))} USD; the smallest useful call may cost "
-        f"{format_usd(error.needed_nano)} USD. No call was made."
-    )
-    return _with_partial(job, Outcome.BUDGET_EXHAUSTED, TaskError("budget_exhausted", message))
+    return with_partial(job, Outcome.MAX_STEPS, TaskError("max_steps", message))
 
 
 def _call_failed(job: Job, error: CallFailed) -> Conclusion:
     failure = error.failure
-    return _with_partial(job, error.outcome, TaskError(failure.error_type, failure.message))
-
-
-def _with_partial(job: Job, outcome: Outcome, error: TaskError) -> Conclusion:
-    text = job.transcript.last_text or None
-    return Conclusion(outcome, text, partial=text is not None, error=error)
+    return with_partial(job, error.outcome, TaskError(failure.error_type, failure.message))

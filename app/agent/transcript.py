@@ -12,21 +12,35 @@ from app.domain.task import TaskSpec
 from app.journal.events import (
     AttemptFailed,
     AttemptStarted,
+    BudgetFinalizing,
     ModelAnswered,
+    ModelDowngraded,
     ToolFinished,
     ToolStarted,
 )
 from app.journal.journal import Recorded
 from app.llm.answers import ToolUse, parse_answer, text_of, tool_uses
-from app.llm.bound import UnboundedContent, grown_bound, prompt_bound
+from app.llm.bound import ClosingTurn, UnboundedContent, grown_bound, prompt_bound
 from app.llm.models import facts_of
 from app.llm.provider import JsonObject, ModelAnswer, ModelRequest
 
 NUDGE = "You ended your turn without an answer. Please answer now, in text."
+CLOSING = (
+    "The budget of this task is spent: this is your last turn, and no tool can be called any more. Answer now, "
+    "as well as you can with what you have, and say what is missing."
+)
+LEFT_OUT = "Left out: the budget does not pay for reading it."
 INTERRUPTED = (
     "This call was interrupted by a restart of the service; whether it took effect is unknown. Do not assume "
     "either. If it matters, check before you call the tool again."
 )
+TOOL_CALLS_LIMIT = 20
+"""Tool calls in one answer that are run; the others are answered with an error."""
+_CLOSING_OUTPUT_TOKENS = 512
+_CLOSING_TOKENS = 400
+"""The closing question and its borders, by its bytes."""
+_CUT_RESULT_TOKENS = 120
+"""A tool result that is left out: its envelope with the call's id, and the note."""
 
 
 @dataclass(slots=True)
@@ -34,6 +48,8 @@ class Transcript:
     """The conversation so far, and the counters that bound it."""
 
     spec: TaskSpec
+    model: str
+    """Who is asked next; a cheaper route may have taken over."""
     max_tokens: int
     """The output asked for next; grows once when an answer was cut off."""
     messages: list[JsonObject]
@@ -42,6 +58,8 @@ class Transcript:
     nudged: bool = False
     enlarged: bool = False
     continuations: int = 0
+    closing: bool = False
+    """The next answer is the last: the budget is spent but for it."""
     last_text: str = ""
     """The latest text of the model: the partial result if the task fails."""
     pending: list[ToolUse] = field(default_factory=list)
@@ -64,7 +82,7 @@ class Transcript:
     @classmethod
     def begin(cls, spec: TaskSpec) -> "Transcript":
         """A task that has not asked anything yet."""
-        return cls(spec, spec.max_tokens, [{"role": "user", "content": spec.text}])
+        return cls(spec, spec.model, spec.max_tokens, [{"role": "user", "content": spec.text}])
 
     def asked(self, prompt_tokens: int, max_tokens: int) -> None:
         """Take down the bounds of the question that leaves now."""
@@ -92,7 +110,7 @@ class Transcript:
                 self._add_user([{"type": "text", "text": NUDGE}])
                 self.nudged = True
             case "enlarge":
-                self.max_tokens = enlarged_max_tokens(self.spec, self.max_tokens)
+                self.max_tokens = enlarged_max_tokens(self.model, self.max_tokens)
                 self.enlarged = True
             case _:  # `finish`: nothing is asked any more
                 pass
@@ -113,20 +131,66 @@ class Transcript:
         """The call's place (0, 1, …) among those of the latest answer, finished ones included."""
         return self._order.index(call_id)
 
+    def switch_model(self, model: str) -> None:
+        """Let another model go on. It cannot read this one's thinking, and counts the rest differently."""
+        self.model = model
+        self.max_tokens = min(self.max_tokens, facts_of(model).max_output_tokens)
+        self.messages = [m for m in map(_without_thinking, self.messages) if m["content"]]
+        self._known = self._asked = None
+
+    def close(self) -> None:
+        """Make the next question the last one."""
+        self.closing = True
+        self.max_tokens = closing_max_tokens(self.spec, self.model)
+        question = {"type": "text", "text": CLOSING}
+        if self.messages[-1]["role"] != "user":
+            self._add_user([question])
+            return
+        content = self.messages.pop()["content"]
+        blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        self._new_blocks = []
+        self._add_user([*blocks, question])
+
+    def finalizing(self, *, results_cut: bool) -> None:
+        """Do again what a `budget_finalizing` event tells."""
+        if results_cut:
+            self.leave_out_results()
+        else:
+            self.close()
+
+    def leave_out_results(self) -> bool:
+        """Put a short note in place of the tool results the model has not seen; False when there are none."""
+        last = self.messages[-1]
+        blocks = [] if isinstance(last["content"], str) else last["content"]
+        short = [{**b, "content": LEFT_OUT} if b["type"] == "tool_result" else b for b in blocks]
+        if last["role"] != "user" or short == blocks:
+            return False
+        self.messages[-1] = {**last, "content": short}
+        self._new_blocks = short
+        return True
+
+    def closing_turn(self) -> ClosingTurn:
+        """The price of ending in an orderly way, whatever the next answer asks for."""
+        results = TOOL_CALLS_LIMIT * _CUT_RESULT_TOKENS if self.spec.tools else 0
+        facts = facts_of(self.model)
+        new_tokens = _CLOSING_TOKENS + results + 2 * facts.turn_tag_tokens
+        return ClosingTurn(new_tokens, closing_max_tokens(self.spec, self.model))
+
     def request(self, tools: tuple[JsonObject, ...], *, stream_above: int) -> ModelRequest:
         """The next question. Above `stream_above` tokens of output it is streamed."""
         return ModelRequest(
-            model=self.spec.model,
+            model=self.model,
             max_tokens=self.max_tokens,
             messages=self.messages,
             system=self.spec.system,
             tools=tools,
+            tools_off=self.closing,
             stream=self.max_tokens > stream_above,
         )
 
     def prompt_tokens(self, request: ModelRequest) -> int:
         """Proved upper bound of the next prompt."""
-        facts = facts_of(self.spec.model)
+        facts = facts_of(self.model)
         try:
             if self._known is not None:
                 return grown_bound(*self._known, self._new_blocks, facts)
@@ -139,9 +203,22 @@ class Transcript:
         self._new_blocks = self._new_blocks + blocks
 
 
-def enlarged_max_tokens(spec: TaskSpec, max_tokens: int) -> int:
+def enlarged_max_tokens(model: str, max_tokens: int) -> int:
     """Twice the output, as far as the model can give."""
-    return min(max_tokens * 2, facts_of(spec.model).max_output_tokens)
+    return min(max_tokens * 2, facts_of(model).max_output_tokens)
+
+
+def closing_max_tokens(spec: TaskSpec, model: str) -> int:
+    """The output of a closing turn: short, but enough for a model that has to think first."""
+    return min(max(_CLOSING_OUTPUT_TOKENS, facts_of(model).min_output_tokens), spec.max_tokens)
+
+
+def _without_thinking(message: JsonObject) -> JsonObject:
+    content = message["content"]
+    if message["role"] != "assistant" or isinstance(content, str):
+        return message
+    kept = [b for b in content if b["type"] not in ("thinking", "redacted_thinking")]
+    return {**message, "content": kept}
 
 
 def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
@@ -149,13 +226,6 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
     transcript = Transcript.begin(spec)
     for entry in entries:
         match entry.event:
-            case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens):
-                transcript.asked(prompt_tokens, max_tokens)
-                transcript.attempts_made += 1
-            case AttemptFailed(decision="retry", duration_s=duration_s):
-                transcript.failures += 1
-                if transcript.failing_since_us is None:
-                    transcript.failing_since_us = entry.at_us - int(duration_s * US_PER_S)
             case ModelAnswered(move=move, request_id=request_id):
                 transcript.answered(parse_answer(entry.body or b"", request_id), move)
             case ToolStarted(call_id=call_id):
@@ -163,6 +233,24 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
             case ToolFinished(call_id=call_id, is_error=is_error):
                 content = (entry.body or b"").decode()
                 transcript.tool_answered(call_id, content, is_error=is_error)
+            case ModelDowngraded(to_model=model):
+                transcript.switch_model(model)
+            case BudgetFinalizing(results_cut=results_cut):
+                transcript.finalizing(results_cut=results_cut)
             case _:
-                pass
+                _recount(transcript, entry)
     return transcript
+
+
+def _recount(transcript: Transcript, entry: Recorded) -> None:
+    """Attempts that earlier runs made of the step in progress."""
+    match entry.event:
+        case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens):
+            transcript.asked(prompt_tokens, max_tokens)
+            transcript.attempts_made += 1
+        case AttemptFailed(decision="retry", duration_s=duration_s):
+            transcript.failures += 1
+            if transcript.failing_since_us is None:
+                transcript.failing_since_us = entry.at_us - int(duration_s * US_PER_S)
+        case _:
+            pass

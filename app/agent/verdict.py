@@ -12,8 +12,6 @@ from app.llm.provider import ModelAnswer
 
 CONTINUATIONS_LIMIT = 5
 """How often a paused server-side turn is continued."""
-TOOL_CALLS_LIMIT = 20
-"""Tool calls in one answer that are run; the others are answered with an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,8 @@ def judge(answer: ModelAnswer, transcript: Transcript, asked_tokens: int) -> Ver
         transcript: the conversation before it.
         asked_tokens: the `max_tokens` it was asked with, which a budget may have lowered.
     """
+    if transcript.closing:
+        return _closed(answer, transcript)
     last_step = transcript.step + 1 >= transcript.spec.max_steps
     match answer.stop_reason:
         case "end_turn" | "stop_sequence":
@@ -69,6 +69,17 @@ def judge(answer: ModelAnswer, transcript: Transcript, asked_tokens: int) -> Ver
         case other:
             message = f"The model stopped for a reason this version does not know: {other!r}."
             return _failed(Outcome.UPSTREAM_FAILED, "unknown_stop_reason", message)
+
+
+def _closed(answer: ModelAnswer, transcript: Transcript) -> Finish:
+    """After the closing turn nothing follows: its text is the result, whole or cut off."""
+    if answer.stop_reason == "refusal":
+        return _refused(answer)
+    text = text_of(answer)
+    if text.strip():
+        return Finish(Conclusion(Outcome.BUDGET_FINALIZED, text, partial=True))
+    message = "The budget is spent, and the closing turn brought no answer."
+    return _partial(Outcome.BUDGET_EXHAUSTED, answer, transcript, message)
 
 
 def _ended(answer: ModelAnswer, transcript: Transcript, *, last_step: bool) -> Verdict:
@@ -101,7 +112,7 @@ def _cut_off(
 ) -> Verdict:
     """A cut-off answer is never acted on: its last tool call may be half a call."""
     spec, wished = transcript.spec, transcript.max_tokens
-    can_grow = enlarged_max_tokens(spec, wished) > wished == asked_tokens
+    can_grow = enlarged_max_tokens(transcript.model, wished) > wished == asked_tokens
     if can_grow and not (spec.max_tokens_explicit or transcript.enlarged or last_step):
         return AskAgain("enlarge")
     message = f"The answer was cut off at {asked_tokens} tokens."

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
-from app.api import events, health, ledger, problems, sessions, spec, tasks
+from app.api import events, health, ledger, models, problems, sessions, spec, tasks, usage
 
 DESCRIPTION = """\
 Runs Claude agents for other programs: `POST /tasks` puts a task into a durable queue, workers run the agent
@@ -31,7 +31,7 @@ def create_app(version: str, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False},
     )
-    for module in (tasks, sessions, events, ledger, health):
+    for module in (tasks, sessions, events, ledger, usage, models, health):
         app.include_router(module.router)
     problems.install(app)
     spec.install(app)

@@ -9,9 +9,9 @@ from fastapi.responses import StreamingResponse
 
 from app.api import present
 from app.api.schemas import EventPage, Problem
-from app.api.services import Services, services_of
+from app.api.services import Services, principal
 from app.domain.errors import NotFound
-from app.domain.task import LOCAL_OWNER, Subject, TaskStatus
+from app.domain.task import Subject, TaskStatus
 from app.journal.journal import PAGE_LIMIT, Recorded, read
 from app.journal.views import public_entry
 from app.store.port import Row
@@ -47,11 +47,11 @@ async def get_task_events(
     A stream's ids are the journal's numbers: with `Last-Event-ID` it goes on exactly after that event. It
     ends with the task.
     """
-    services = services_of(request)
-    row = await services.store.read(lambda tx: tx.one("read_task", id=task_id, owner=LOCAL_OWNER))
+    services, who = await principal(request)
+    row = await services.store.read(lambda tx: tx.one("read_task", id=task_id, owner=who.owner))
     if row is None:
         raise NotFound("task", task_id)
-    subject = Subject(task_id, row["session_id"], LOCAL_OWNER)
+    subject = Subject(task_id, row["session_id"], who.owner)
     if "text/event-stream" in request.headers.get("accept", ""):
         return await _stream(services, subject, row, _resume_at(last_event_id, after))
     page = await read(services.store, subject, after=after, limit=limit)

@@ -10,10 +10,9 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from app.api import present
 from app.api.schemas import LedgerPage, Problem
-from app.api.services import services_of
+from app.api.services import principal
 from app.api.sessions import SessionId
 from app.domain.errors import NotFound
-from app.domain.task import LOCAL_OWNER
 from app.store.port import Row, Tx
 
 router = APIRouter(tags=["ledger"])
@@ -33,15 +32,16 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
 )
 async def get_task_ledger(request: Request, task_id: str) -> Response:
     """Every reservation of the task with what ended it, in the order of its attempts."""
+    services, who = await principal(request)
 
     def op(tx: Tx) -> dict[str, Any]:
-        if tx.one("read_task", id=task_id, owner=LOCAL_OWNER) is None:
+        if tx.one("read_task", id=task_id, owner=who.owner) is None:
             raise NotFound("task", task_id)
-        rows = tx.all("ledger_of_task", task_id=task_id, owner=LOCAL_OWNER)
+        rows = tx.all("ledger_of_task", task_id=task_id, owner=who.owner)
         used = tx.one("usage_of_task", task_id=task_id)
         return _page(rows, [used] if used else [], None)
 
-    return present.json(await services_of(request).store.read(op))
+    return present.json(await services.store.read(op))
 
 
 @router.get(
@@ -57,17 +57,18 @@ async def get_session_ledger(
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 100,
 ) -> Response:
     """The session's lines in the order they were written."""
+    services, who = await principal(request)
     start = dict(zip(_KEY, _position(cursor), strict=True))
 
     def op(tx: Tx) -> dict[str, Any]:
-        if tx.one("read_session", owner=LOCAL_OWNER, id=session_id) is None:
+        if tx.one("read_session", owner=who.owner, id=session_id) is None:
             raise NotFound("session", session_id)
-        named = {"owner": LOCAL_OWNER, "session_id": session_id}
+        named = {"owner": who.owner, "session_id": session_id}
         rows = list(tx.all("ledger_of_session", **named, **start, limit=limit + 1))
         more = _cursor(rows[limit - 1]) if len(rows) > limit else None
         return _page(rows[:limit], tx.all("usage_of_session", **named), more)
 
-    return present.json(await services_of(request).store.read(op))
+    return present.json(await services.store.read(op))
 
 
 def _page(rows: Sequence[Row], used: Sequence[Row], next_cursor: str | None) -> dict[str, Any]:

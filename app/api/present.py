@@ -36,6 +36,7 @@ def accepted_task(submission: Submission, at_us: int, *, simulated: bool) -> dic
         result=None,
         partial=False,
         error=None,
+        paused=None,
         steps=0,
         runs=0,
         created_at=rfc3339(at_us),
@@ -43,6 +44,7 @@ def accepted_task(submission: Submission, at_us: int, *, simulated: bool) -> dic
         finished_at=None,
         deadline_at=rfc3339(at_us + int(spec.deadline_s * US_PER_S)),
         simulated=simulated,
+        subtasks_cost_usd=0.0,
         **_money(spec.budget_nano, 0, 0),
         **_used(NO_USAGE),
     )
@@ -58,6 +60,7 @@ def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[st
         result=_loads(row["result_json"]),
         partial=bool(row["result_partial"]),
         error=_loads(row["error_json"]),
+        paused=_paused(row["paused_json"]),
         steps=row["step_count"],
         runs=row["run_count"],
         created_at=rfc3339(row["created_at_us"]),
@@ -65,9 +68,12 @@ def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[st
         finished_at=_instant(row["finished_at_us"]),
         deadline_at=rfc3339(row["deadline_at_us"]),
         simulated=simulated,
-        **_money(row["limit_nano"], used["spent_nano"], row["reserved_nano"]),
+        # The account has what sub-tasks drew on it, too; the task's cost is what its own lines say.
+        subtasks_cost_usd=usd_from_nano(row["spent_nano"] - used["spent_nano"]),
+        **_money(row["limit_nano"], row["spent_nano"], row["reserved_nano"]),
         **_used(used),
     )
+    shown["cost_usd"] = usd_from_nano(used["spent_nano"])
     return shown
 
 
@@ -114,6 +120,9 @@ def ledger_line(row: Row) -> dict[str, Any]:
         "kind": row["kind"],
         "model": row["model"],
         "price_row": row["price_row"],
+        "bound": row["bound"],
+        "key_id": row["key_id"] or None,
+        "agent": row["agent"] or None,
         "scopes": [kind for kind, _ in orjson.loads(row["scopes"])],
         "amount_usd": usd_from_nano(row["amount_nano"]),
         "surplus_usd": usd_from_nano(row["surplus_nano"]),
@@ -154,11 +163,17 @@ def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[
         "priority": priority,
         "max_steps": spec.max_steps,
         "max_tokens": spec.max_tokens,
+        "on_budget": spec.on_budget,
+        "downgrade": spec.downgrade,
+        "bound": spec.bound,
+        "parent_id": spec.ancestors[0] if spec.ancestors else None,
+        "agent": spec.agent,
         "metadata": spec.metadata,
         "links": {
             "self": own,
             "events": f"{own}/events",
             "cancel": f"{own}/cancel",
+            "budget": f"{own}/budget",
             "ledger": f"{own}/ledger",
             "session": f"/sessions/{session_id}",
             "usage": f"/sessions/{session_id}/usage",
@@ -184,6 +199,18 @@ def _used(used: Row | Mapping[str, int]) -> dict[str, Any]:
             for kind in ("confirmed", "estimated", "presumed")
         },
     }
+
+
+def _paused(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    found = orjson.loads(text)
+    money = {
+        f"{name}_usd": usd_from_nano(found[f"{name}_nano"])
+        for name in ("limit", "spent", "reserved", "needed")
+    }
+    resets_at = _instant(found["resets_at_us"])
+    return {"reason": found["reason"], "scope": found["scope"], **money, "resets_at": resets_at}
 
 
 def _instant(at_us: int | None) -> str | None:

@@ -9,6 +9,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from app.domain.clock import rfc3339
 from app.domain.errors import (
     BudgetExhausted,
     NotFound,
@@ -18,6 +19,7 @@ from app.domain.errors import (
     StoreFull,
     SubmissionRefused,
     TaskFinished,
+    Unauthorized,
 )
 from app.domain.money import usd_from_nano
 
@@ -95,6 +97,12 @@ def _http(error: HTTPException) -> Response:
     return response
 
 
+def _unauthorized(error: Unauthorized) -> Response:
+    response = problem(401, "unauthorized", "An API key is needed.", str(error))
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
 def _not_found(error: NotFound) -> Response:
     return problem(404, f"{error.what}-not-found", f"No such {error.what}.", str(error))
 
@@ -117,15 +125,21 @@ def _budget(error: BudgetExhausted) -> Response:
         402,
         "budget-exhausted",
         "The budget is spent.",
-        f"{error} Raise the {error.scope}'s budget, or use another one.",
+        f"{error} {_advice(error)}",
         scope=error.scope,
         limit_usd=usd_from_nano(error.limit_nano),
         spent_usd=usd_from_nano(error.spent_nano),
         reserved_usd=usd_from_nano(error.reserved_nano),
         remaining_usd=usd_from_nano(remaining),
         needed_usd=usd_from_nano(error.needed_nano),
-        resets_at=None,
+        resets_at=None if error.resets_at_us is None else rfc3339(error.resets_at_us),
     )
+
+
+def _advice(error: BudgetExhausted) -> str:
+    if error.resets_at_us is not None:
+        return "It is full again at resets_at; or raise it."
+    return f"Raise the {error.scope}'s budget, or use another one."
 
 
 def _queue_full(error: QueueFull) -> Response:
@@ -148,7 +162,7 @@ def _stopping(error: Stopping) -> Response:
 def _refused(error: SubmissionRefused) -> Response:
     return problem(
         422,
-        f"unknown-{error.field}",
+        error.kind,
         f"The {error.field} cannot be used.",
         str(error),
         errors=[{"field": error.field, "message": str(error)}],
@@ -178,6 +192,7 @@ def _bug(error: Exception) -> Response:
 _HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     RequestValidationError: _validation,
     StarletteHTTPException: _http,
+    Unauthorized: _unauthorized,
     NotFound: _not_found,
     TaskFinished: _finished,
     BudgetExhausted: _budget,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from app.domain.money import MAX_USD
-from app.domain.task import Complexity
+from app.domain.task import Bound, BudgetPolicy, Complexity
 
 TEXT_LIMIT_BYTES = 256 * 1024
 SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
@@ -120,6 +120,30 @@ class TaskIn(Body):
     deadline_s: Seconds | None = Field(
         None, description="Seconds from now until the task is given up."
     )
+    on_budget: BudgetPolicy = Field(
+        BudgetPolicy.FAIL,
+        description="When spent money leaves less than the next call may cost: `fail`; `pause` until a limit is "
+        "raised or a window rolls over; `finalize` with one closing turn whose price is held back.",
+    )
+    downgrade: bool = Field(
+        default=False,
+        strict=True,
+        description="Before that, go on with the next cheaper route that fits.",
+    )
+    bound: Bound = Field(
+        Bound.PROVED,
+        description="How a call is bounded before it is made; `estimate` reserves less, by the provider's count.",
+    )
+    parent_id: str | None = Field(
+        None,
+        pattern=NAME,
+        description="The task this is a sub-task of: it is of the same session and draws on the same budget.",
+    )
+    agent: str | None = Field(
+        None,
+        pattern=NAME,
+        description="Your name for what this is part of; usage is grouped by it.",
+    )
     metadata: dict[
         Annotated[Text, Field(min_length=1, max_length=64)], Annotated[Text, Field(max_length=512)]
     ] = Field(
@@ -128,11 +152,11 @@ class TaskIn(Body):
 
 
 class BudgetIn(Body):
-    """A session's budget."""
+    """The budget of a task or a session."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"budget_usd": 2.5}]})
 
-    budget_usd: Usd = Field(description="The most this session may cost.")
+    budget_usd: Usd = Field(description="The most it may cost.")
 
 
 class Tokens(BaseModel):
@@ -151,6 +175,18 @@ class Spend(BaseModel):
     confirmed_usd: float
     estimated_usd: float
     presumed_usd: float
+
+
+class PausedOut(BaseModel):
+    """What a paused task waits for."""
+
+    reason: Literal["budget"]
+    scope: str = Field(description="The budget that is spent.")
+    limit_usd: float
+    spent_usd: float
+    reserved_usd: float
+    needed_usd: float = Field(description="What must be left of it for the task to go on.")
+    resets_at: datetime | None = Field(description="When its window rolls over, if it has one.")
 
 
 class TaskErrorOut(BaseModel):
@@ -175,6 +211,7 @@ class TaskOut(BaseModel):
         description="The result is what there was when the task failed, not an answer."
     )
     error: TaskErrorOut | None
+    paused: PausedOut | None = Field(description="Set exactly when the status is `paused`.")
     task: str
     complexity: Complexity
     model: str
@@ -185,13 +222,19 @@ class TaskOut(BaseModel):
     priority: int
     max_steps: int
     max_tokens: int
+    on_budget: BudgetPolicy
+    downgrade: bool
+    bound: Bound
+    parent_id: str | None
+    agent: str | None
     metadata: dict[str, str]
     steps: int = Field(description="Model answers so far.")
     runs: int = Field(description="How often a worker took it up.")
     calls: int = Field(description="Model attempts that were paid or presumed paid.")
     tokens: Tokens
     budget_usd: float
-    cost_usd: float
+    cost_usd: float = Field(description="What its own calls cost: the sum of its ledger's lines.")
+    subtasks_cost_usd: float = Field(description="What its sub-tasks drew on its budget.")
     reserved_usd: float
     remaining_usd: float
     cost: Spend
@@ -257,6 +300,9 @@ class LedgerLineOut(BaseModel):
     )
     model: str
     price_row: str = Field(description="The price it was computed with.")
+    bound: Bound = Field(description="How the reservation was bounded.")
+    key_id: str | None
+    agent: str | None
     scopes: list[str] = Field(description="Whose budgets it counts on.")
     amount_usd: float = Field(description="Held, settled within the reservation, or 0.")
     surplus_usd: float = Field(description="Settled above the reservation: an alarm.")

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from app.api.gate import Gate
+from app.budget.accounts import ServiceLimits
+from app.budget.keys import Principal
 from app.budget.turns import Turns
 from app.domain.clock import Clock
 from app.domain.task import Complexity
@@ -23,7 +26,7 @@ class Defaults:
     routes: Mapping[Complexity, str]
     task_budget_nano: int
     session_budget_nano: int
-    has_service_budget: bool
+    service: ServiceLimits
     max_steps: int
     max_tokens: int
     deadline_s: float
@@ -33,6 +36,7 @@ class Defaults:
 class Services:
     """One a process."""
 
+    gate: Gate
     store: Store
     queue: Queue
     feed: Feed
@@ -54,3 +58,13 @@ def services_of(request: Request) -> Services:
     """
     services: Services = request.app.state.services
     return services
+
+
+async def principal(request: Request) -> tuple[Services, Principal]:
+    """The services, and who asks for them.
+
+    Raises:
+        Unauthorized: see `Gate.principal`.
+    """
+    services = services_of(request)
+    return services, await services.gate.principal(request.headers.get("authorization"))

@@ -6,14 +6,17 @@ from fastapi import APIRouter, Path, Request, Response
 
 from app.api import present
 from app.api.schemas import SESSION_ID, BudgetIn, Problem, SessionOut, SessionUsageOut
-from app.api.services import services_of
+from app.api.services import principal
 from app.api.strict import StrictRoute
-from app.budget.ledger import balance, open_account, session_scope, set_limit
+from app.api.tasks import RESUME_LIMIT
+from app.budget.accounts import balance, open_account, set_limit
+from app.budget.scopes import session_scope
 from app.domain.errors import NotFound
 from app.domain.money import nano_from_usd
-from app.domain.task import LOCAL_OWNER, Subject
+from app.domain.task import Subject
 from app.journal.events import SessionBudgetSet
 from app.journal.journal import append
+from app.queue import verbs
 from app.store.port import Row, Tx
 
 router = APIRouter(route_class=StrictRoute, tags=["sessions"])
@@ -31,8 +34,10 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
 )
 async def get_session(request: Request, session_id: SessionId) -> Response:
     """The session and its budget."""
-    services = services_of(request)
-    return present.json(await services.store.read(lambda tx: present.session(_row(tx, session_id))))
+    services, who = await principal(request)
+    return present.json(
+        await services.store.read(lambda tx: present.session(_row(tx, who.owner, session_id)))
+    )
 
 
 @router.get(
@@ -43,12 +48,12 @@ async def get_session(request: Request, session_id: SessionId) -> Response:
 )
 async def get_session_usage(request: Request, session_id: SessionId) -> Response:
     """Calls, tokens and money, in all and by model and by task: sums over the ledger's lines."""
-    services = services_of(request)
+    services, who = await principal(request)
 
     def op(tx: Tx) -> dict[str, Any]:
-        row = _row(tx, session_id)
+        row = _row(tx, who.owner, session_id)
         return present.session_usage(
-            row, tx.all("usage_of_session", owner=LOCAL_OWNER, session_id=session_id)
+            row, tx.all("usage_of_session", owner=who.owner, session_id=session_id)
         )
 
     return present.json(await services.store.read(op))
@@ -60,29 +65,32 @@ async def get_session_usage(request: Request, session_id: SessionId) -> Response
 async def put_session_budget(request: Request, session_id: SessionId, body: BudgetIn) -> Response:
     """Set what the session may cost; makes the session if it is new.
 
-    A budget below what is spent is accepted: it stops new calls. Raising it lets waiting calls go on.
+    A budget below what is spent is accepted: it stops new calls. Raising it lets waiting and paused tasks
+    go on.
     """
-    services = services_of(request)
+    services, who = await principal(request)
     limit_nano = nano_from_usd(body.budget_usd)
-    scope = session_scope(LOCAL_OWNER, session_id)
+    scope = session_scope(who.owner, session_id)
 
     def op(tx: Tx) -> dict[str, Any]:
-        known = tx.one("read_session", owner=LOCAL_OWNER, id=session_id)
+        known = tx.one("read_session", owner=who.owner, id=session_id)
         previous = None if known is None else balance(tx, scope).limit_nano
-        tx.run("open_session", owner=LOCAL_OWNER, id=session_id, now_us=tx.now_us)
-        open_account(tx, scope, LOCAL_OWNER, limit_nano)
-        set_limit(tx, scope, limit_nano)
-        subject = Subject(f"session/{LOCAL_OWNER}/{session_id}", session_id, LOCAL_OWNER)
+        tx.run("open_session", owner=who.owner, id=session_id, now_us=tx.now_us)
+        percent = services.defaults.service.warn_percent
+        open_account(tx, scope, who.owner, limit_nano, percent)
+        set_limit(tx, scope, limit_nano, percent)
+        subject = Subject(f"session/{who.owner}/{session_id}", session_id, who.owner)
         append(tx, subject, SessionBudgetSet(budget_nano=limit_nano, previous_nano=previous))
-        return present.session(_row(tx, session_id))
+        verbs.resume(tx, RESUME_LIMIT)
+        return present.session(_row(tx, who.owner, session_id))
 
     shown = await services.store.write(op)
     services.turns.ended((scope,))
     return present.json(shown)
 
 
-def _row(tx: Tx, session_id: str) -> Row:
-    row = tx.one("read_session", owner=LOCAL_OWNER, id=session_id)
+def _row(tx: Tx, owner: str, session_id: str) -> Row:
+    row = tx.one("read_session", owner=owner, id=session_id)
     if row is None:
         raise NotFound("session", session_id)
     return row

@@ -4,21 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from app.api.parents import NO_PARENT, Parent, check_breadth, parent_of
 from app.api.schemas import TaskIn
 from app.api.services import Services
-from app.budget.ledger import SERVICE, Balance, balance, open_account, session_scope, task_scope
+from app.budget.accounts import balance, open_account, shared_balances
+from app.budget.keys import Principal
+from app.budget.scopes import session_scope, task_scope
 from app.domain.clock import US_PER_S
 from app.domain.errors import SubmissionRefused
 from app.domain.ids import new_id
 from app.domain.money import nano_from_usd
-from app.domain.task import LOCAL_OWNER, Subject, TaskSpec
+from app.domain.task import Subject, TaskSpec
 from app.journal.events import TaskAccepted
 from app.journal.journal import append
 from app.llm.bound import UnboundedContent, prompt_bound, worst_case_nano
 from app.llm.models import facts_of
-from app.llm.pricing import UnknownModel
-from app.llm.provider import ModelRequest
-from app.llm.reserving import exhausted
+from app.llm.pricing import PriceRow, UnknownModel
+from app.llm.provider import JsonObject, ModelRequest
 from app.llm.router import route
 from app.queue import verbs
 from app.store.port import Tx
@@ -35,17 +37,24 @@ class Submission:
     """Price of the smallest useful call: a session that cannot pay it takes no task."""
 
 
-def prepare(services: Services, body: TaskIn) -> Submission:
+async def prepare(services: Services, who: Principal, body: TaskIn) -> Submission:
     """Fill in the defaults and check what no schema can.
 
     Raises:
-        SubmissionRefused: an unknown model or tool.
+        SubmissionRefused: an unknown model or tool, or a parent that can have no such sub-task.
     """
+    parent = NO_PARENT
+    if body.parent_id is not None:
+        parent = await services.store.read(parent_of(who, body.parent_id, body.session_id))
+    return _submission(services, who, body, parent)
+
+
+def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent) -> Submission:
     defaults = services.defaults
     chosen = route(body.complexity, body.model, defaults.routes)
     _check_tools(services, body.tools)
     now_us = services.clock.now_us()
-    session_id = body.session_id or new_id("sess", now_us)
+    session_id = parent.session_id or body.session_id or new_id("sess", now_us)
     budget = body.budget_usd
     spec = TaskSpec(
         text=body.task,
@@ -62,8 +71,14 @@ def prepare(services: Services, body: TaskIn) -> Submission:
         system=body.system,
         tools=body.tools,
         metadata=body.metadata,
+        on_budget=body.on_budget,
+        downgrade=body.downgrade,
+        bound=body.bound,
+        agent=body.agent,
+        key_id=who.key_id,
+        ancestors=parent.ancestors,
     )
-    subject = Subject(new_id("task", now_us), session_id, LOCAL_OWNER)
+    subject = Subject(new_id("task", now_us), session_id, who.owner)
     return Submission(subject, spec, body.priority, _minimal_nano(services, spec))
 
 
@@ -79,24 +94,36 @@ def _check_tools(services: Services, names: tuple[str, ...]) -> None:
 
 
 def _minimal_nano(services: Services, spec: TaskSpec) -> int:
+    """The price of the smallest useful call; of a task that may be downgraded, by the cheapest model it can get."""
+    models = {spec.model, *services.defaults.routes.values()} if spec.downgrade else {spec.model}
     today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
+    tools = services.tools.definitions(spec.tools)
     try:
-        row = services.prices.row(spec.model, today)
+        rows = [services.prices.row(model, today) for model in sorted(models)]
     except UnknownModel as error:
         raise SubmissionRefused("model", str(error)) from error
-    facts = facts_of(spec.model)
+    return min(first_call_nano(spec, row, tools) for row in rows)
+
+
+def first_call_nano(
+    spec: TaskSpec, row: PriceRow, tools: tuple[JsonObject, ...], max_tokens: int | None = None
+) -> int:
+    """The most that the task's first call can cost; unless `max_tokens` is given, the smallest useful one."""
+    facts = facts_of(row.model)
     request = ModelRequest(
-        model=spec.model,
+        model=row.model,
         max_tokens=spec.max_tokens,
         messages=[{"role": "user", "content": spec.text}],
         system=spec.system,
-        tools=services.tools.definitions(spec.tools),
+        tools=tools,
     )
     try:
         prompt_tokens = prompt_bound(request, facts)
     except UnboundedContent:
         prompt_tokens = facts.context_window_tokens
-    return worst_case_nano(row, facts, prompt_tokens, min(facts.min_output_tokens, spec.max_tokens))
+    if max_tokens is None:
+        max_tokens = min(facts.min_output_tokens, spec.max_tokens)
+    return worst_case_nano(row, facts, prompt_tokens, max_tokens)
 
 
 def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int]:
@@ -110,12 +137,24 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
 
     def op(tx: Tx) -> int:
         tx.run("open_session", owner=subject.owner, id=subject.session_id, now_us=tx.now_us)
-        open_account(tx, session, subject.owner, defaults.session_budget_nano)
+        open_account(
+            tx,
+            session,
+            subject.owner,
+            defaults.session_budget_nano,
+            defaults.service.warn_percent,
+        )
         stands = balance(tx, session)
-        _refuse_if_spent(stands, submission.minimal_nano)
-        if defaults.has_service_budget:
-            _refuse_if_spent(balance(tx, SERVICE), submission.minimal_nano)
-        open_account(tx, task_scope(subject), subject.owner, spec.budget_nano)
+        shared = shared_balances(tx, subject.owner, spec.key_id, defaults.service)
+        envelopes = (balance(tx, task_scope(task_id)) for task_id in spec.ancestors)
+        for budget in (*envelopes, stands, *shared):
+            # Judged by spent money: what other calls hold may come back.
+            if budget.unspent_nano < submission.minimal_nano:
+                raise budget.exhausted(submission.minimal_nano)
+        if spec.ancestors:
+            check_breadth(tx, spec.ancestors[0])
+        percent = defaults.service.warn_percent
+        open_account(tx, task_scope(subject.task_id), subject.owner, spec.budget_nano, percent)
         verbs.enqueue(tx, subject, spec, submission.priority)
         append(
             tx,
@@ -136,9 +175,3 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
         return tx.now_us
 
     return op
-
-
-def _refuse_if_spent(stands: Balance, needed_nano: int) -> None:
-    """Judged by spent money: what other calls hold may come back."""
-    if stands.unspent_nano < needed_nano:
-        raise exhausted(stands, needed_nano)

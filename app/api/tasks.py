@@ -7,18 +7,25 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from app.api import present
-from app.api.schemas import SESSION_ID, Problem, TaskIn, TaskOut, TaskPage
-from app.api.services import services_of
+from app.api.schemas import SESSION_ID, BudgetIn, Problem, TaskIn, TaskOut, TaskPage
+from app.api.services import principal
 from app.api.strict import StrictRoute
 from app.api.submit import acceptance, prepare
 from app.api.waiting import await_end, read_task, wished_wait_s
-from app.domain.errors import BudgetExhausted
-from app.domain.task import LOCAL_OWNER, TaskStatus
+from app.budget.accounts import set_limit
+from app.budget.scopes import task_scope
+from app.domain.errors import BudgetExhausted, NotFound, TaskFinished
+from app.domain.money import nano_from_usd
+from app.domain.task import Subject, TaskStatus
+from app.journal.events import TaskBudgetSet
+from app.journal.journal import append
 from app.queue import verbs
 from app.store.port import Tx
 
 router = APIRouter(route_class=StrictRoute, tags=["tasks"])
 POLL_AFTER_S = "1"
+RESUME_LIMIT = 256
+"""Paused tasks that are resumed at once; the queue takes care of the rest within a second."""
 PAGE_LIMIT = 200
 _FAR_FUTURE_US = 1 << 62
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
@@ -47,9 +54,9 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 )
 async def create_task(request: Request, body: TaskIn) -> Response:
     """Accept a task: once this answers, the task is durable. Poll `Location`, or follow its events."""
-    services = services_of(request)
+    services, who = await principal(request)
     with services.queue.place():
-        submission = prepare(services, body)
+        submission = await prepare(services, who, body)
         try:
             at_us = await services.store.write(acceptance(services, submission))
         except BudgetExhausted as error:
@@ -60,7 +67,7 @@ async def create_task(request: Request, body: TaskIn) -> Response:
     if not wait_s:
         task = present.accepted_task(submission, at_us, simulated=services.simulated)
     else:
-        task = await await_end(services, task_id, wait_s)
+        task = await await_end(services, who, task_id, wait_s)
         headers["Preference-Applied"] = f"wait={wait_s}"
     if TaskStatus(task["status"]).terminal:
         return present.json(task, 200, headers)
@@ -75,11 +82,11 @@ async def create_task(request: Request, body: TaskIn) -> Response:
 )
 async def get_task(request: Request, task_id: str) -> Response:
     """The task and how it stands; with `Prefer: wait=N` at its end, N seconds later at most."""
-    services = services_of(request)
+    services, who = await principal(request)
     wait_s = wished_wait_s(request)
     if not wait_s:
-        return _standing(await read_task(services, task_id))
-    task = await await_end(services, task_id, wait_s)
+        return _standing(await read_task(services, who, task_id))
+    task = await await_end(services, who, task_id, wait_s)
     return _standing(task, {"Preference-Applied": f"wait={wait_s}"})
 
 
@@ -92,7 +99,7 @@ async def list_tasks(
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 50,
 ) -> Response:
     """Newest first."""
-    services = services_of(request)
+    services, who = await principal(request)
     before_us, before_id = _position(cursor)
     names = [n for n, v in (("session", session_id), ("status", status)) if v is not None]
     query = "list_tasks" + ("_by_" + "_and_".join(names) if names else "")
@@ -100,7 +107,7 @@ async def list_tasks(
     def op(tx: Tx) -> list[dict[str, Any]]:
         rows = tx.all(
             query,
-            owner=LOCAL_OWNER,
+            owner=who.owner,
             status=status,
             session_id=session_id,
             before_us=before_us,
@@ -136,10 +143,41 @@ async def list_tasks(
 )
 async def cancel_task(request: Request, task_id: str) -> Response:
     """Ask a task to stop. `cancelling` until its worker confirms; what the stopped call may cost is booked."""
-    services = services_of(request)
-    status = await services.store.write(lambda tx: verbs.cancel(tx, LOCAL_OWNER, task_id))
-    task = await read_task(services, task_id)
+    services, who = await principal(request)
+    status = await services.store.write(lambda tx: verbs.cancel(tx, who.owner, task_id))
+    task = await read_task(services, who, task_id)
     return present.json(task, 200 if status.terminal else 202, {"Location": f"/tasks/{task_id}"})
+
+
+@router.put(
+    "/tasks/{task_id}/budget",
+    response_model=TaskOut,
+    responses={
+        **_NOT_FOUND,
+        409: {"model": Problem, "description": "It has ended already; `task_status` says how."},
+    },
+    summary="Set a task's budget",
+)
+async def put_task_budget(request: Request, task_id: str, body: BudgetIn) -> Response:
+    """Set what the task may cost. A paused task that it pays for goes on; one below what is spent stops calls."""
+    services, who = await principal(request)
+    limit_nano = nano_from_usd(body.budget_usd)
+    scope = task_scope(task_id)
+
+    def op(tx: Tx) -> None:
+        row = tx.one("read_task", id=task_id, owner=who.owner)
+        if row is None:
+            raise NotFound("task", task_id)
+        if row["outcome"] is not None:
+            raise TaskFinished(task_id, row["status"], row["outcome"])
+        set_limit(tx, scope, limit_nano, services.defaults.service.warn_percent)
+        subject = Subject(task_id, row["session_id"], who.owner, row["run_count"])
+        append(tx, subject, TaskBudgetSet(limit_nano, row["limit_nano"]))
+        verbs.resume(tx, RESUME_LIMIT)
+
+    await services.store.write(op)
+    services.turns.ended((scope,))
+    return _standing(await read_task(services, who, task_id))
 
 
 def _standing(task: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

@@ -7,8 +7,9 @@ from fastapi import Request
 
 from app.api import present
 from app.api.services import Services
+from app.budget.keys import Principal
 from app.domain.errors import NotFound
-from app.domain.task import LOCAL_OWNER, TaskStatus
+from app.domain.task import TaskStatus
 from app.store.port import Tx
 
 WAIT_LIMIT_S = 60
@@ -22,7 +23,7 @@ def wished_wait_s(request: Request) -> int:
     return min(int(found[1]), WAIT_LIMIT_S) if found else 0
 
 
-async def read_task(services: Services, task_id: str) -> dict[str, Any]:
+async def read_task(services: Services, who: Principal, task_id: str) -> dict[str, Any]:
     """The task as the API shows it.
 
     Raises:
@@ -30,7 +31,7 @@ async def read_task(services: Services, task_id: str) -> dict[str, Any]:
     """
 
     def op(tx: Tx) -> dict[str, Any]:
-        row = tx.one("read_task", id=task_id, owner=LOCAL_OWNER)
+        row = tx.one("read_task", id=task_id, owner=who.owner)
         if row is None:
             raise NotFound("task", task_id)
         used = tx.one("usage_of_task", task_id=task_id) or present.NO_USAGE
@@ -39,13 +40,15 @@ async def read_task(services: Services, task_id: str) -> dict[str, Any]:
     return await services.store.read(op)
 
 
-async def await_end(services: Services, task_id: str, wait_s: float) -> dict[str, Any]:
+async def await_end(
+    services: Services, who: Principal, task_id: str, wait_s: float
+) -> dict[str, Any]:
     """The task, at its end or after `wait_s` seconds."""
     until_s = services.clock.monotonic_s() + wait_s
     while True:
         # Watch before reading: an end between the two would be missed.
         with services.feed.watch(task_id) as woken:
-            task = await read_task(services, task_id)
+            task = await read_task(services, who, task_id)
             left_s = until_s - services.clock.monotonic_s()
             if TaskStatus(task["status"]).terminal or left_s <= 0 or services.stopping:
                 return task

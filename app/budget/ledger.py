@@ -1,4 +1,4 @@
-"""Accounts and lines. Every function works inside the caller's transaction; amounts are nano-dollars.
+"""The lines of the ledger, and what they do to the accounts. Every function works inside the caller's transaction; amounts are nano-dollars.
 
 At every committed instant `spent + reserved <= limit` on every scope of a call: a reservation takes all of
 them or none, by one guarded statement a scope, with a CHECK in the schema as the second line.
@@ -10,30 +10,9 @@ from enum import StrEnum
 
 import orjson
 
-from app.domain.errors import NotFound
+from app.budget.scopes import Scope
 from app.domain.task import Subject
 from app.store.port import Row, Tx
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Something with a budget: a task, a session, the whole service."""
-
-    kind: str
-    id: str
-
-
-SERVICE = Scope("service", "service")
-
-
-def task_scope(subject: Subject) -> Scope:
-    """The scope of the task alone."""
-    return Scope("task", subject.task_id)
-
-
-def session_scope(owner: str, session_id: str) -> Scope:
-    """The scope that all tasks of a session share."""
-    return Scope("session", f"{owner}/{session_id}")
 
 
 class Kind(StrEnum):
@@ -48,27 +27,6 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
-    """How an account stands."""
-
-    scope: Scope
-    limit_nano: int
-    spent_nano: int
-    """Settled, surplus included."""
-    reserved_nano: int
-
-    @property
-    def unspent_nano(self) -> int:
-        """What spent money leaves; other calls may hold parts of it."""
-        return self.limit_nano - self.spent_nano
-
-    @property
-    def free_nano(self) -> int:
-        """What can be reserved right now."""
-        return self.unspent_nano - self.reserved_nano
-
-
-@dataclass(frozen=True, slots=True)
 class Attempt:
     """What a reservation is for."""
 
@@ -77,6 +35,10 @@ class Attempt:
     attempt: int
     model: str
     price_row: str
+    key_id: str = ""
+    agent: str = ""
+    bound: str = "proved"
+    """`estimate` when the prompt was counted by the provider's estimate, not proved."""
 
     @property
     def id(self) -> str:
@@ -94,6 +56,17 @@ class Meters:
     cache_write_5m_tokens: int = 0
     cache_write_1h_tokens: int = 0
     web_searches: int = 0
+    usage_json: str | None = None
+    """The exact usage, where the numbers above do not tell all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """A budget that this settlement has brought above its soft threshold."""
+
+    scope: Scope
+    limit_nano: int
+    spent_nano: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +78,11 @@ class Settled:
     """How much of the charge was above the reservation; anything but 0 is an alarm."""
     task_spent_nano: int
     reserved_nano: int
+    warnings: tuple[Warned, ...] = ()
+    """Budgets of which a good part is spent by now, each told once."""
 
 
 _NO_METERS = Meters()
-
-
-def open_account(tx: Tx, scope: Scope, owner: str, limit_nano: int) -> None:
-    """Make the account if it is new; an existing one keeps its limit."""
-    tx.run("open_account", scope=scope.kind, id=scope.id, owner=owner, limit_nano=limit_nano)
-
-
-def set_limit(tx: Tx, scope: Scope, limit_nano: int) -> None:
-    """Change a limit. One below what is spent is accepted: it blocks new calls."""
-    tx.run("set_limit", scope=scope.kind, id=scope.id, limit_nano=limit_nano)
-
-
-def balance(tx: Tx, scope: Scope) -> Balance:
-    """How the account stands.
-
-    Raises:
-        NotFound: there is no such account.
-    """
-    row = tx.one("read_account", scope=scope.kind, id=scope.id)
-    if row is None:
-        raise NotFound(scope.kind, scope.id)
-    spent = row["spent_nano"] + row["surplus_nano"]
-    return Balance(scope, row["limit_nano"], spent, row["reserved_nano"])
 
 
 def reserve(tx: Tx, attempt: Attempt, scopes: Sequence[Scope], amount_nano: int) -> Scope | None:
@@ -163,11 +115,10 @@ def settle(
     reserved: int = held["amount_nano"]
     cost = reserved if cost_nano is None else cost_nano
     within = min(cost, reserved)
-    task_spent = _book(tx, held, within, cost - within)
-    attempt = _attempt_of(held)
+    task_spent, warnings = _book(tx, held, within, cost - within)
     _add_line(
         tx,
-        attempt,
+        _attempt_of(held),
         "settlement",
         kind,
         held["scopes"],
@@ -175,7 +126,7 @@ def settle(
         surplus_nano=cost - within,
         meters=meters,
     )
-    return Settled(cost, cost - within, task_spent, reserved)
+    return Settled(cost, cost - within, task_spent, reserved, warnings)
 
 
 def release(tx: Tx, attempt_id: str) -> Settled | None:
@@ -183,7 +134,7 @@ def release(tx: Tx, attempt_id: str) -> Settled | None:
     held = _open_reservation(tx, attempt_id)
     if held is None:
         return None
-    task_spent = _book(tx, held, 0, 0)
+    task_spent, _ = _book(tx, held, 0, 0)
     _add_line(tx, _attempt_of(held), "release", None, held["scopes"], 0)
     return Settled(0, 0, task_spent, held["amount_nano"])
 
@@ -202,9 +153,9 @@ def _open_reservation(tx: Tx, attempt_id: str) -> Row | None:
     return tx.one("open_reservation", task_id=task_id, step=int(step), attempt=int(attempt))
 
 
-def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> int:
-    """Book on the scopes of the reservation; returns what the task has spent by now."""
-    task_spent = 0
+def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> tuple[int, tuple[Warned, ...]]:
+    """Book on the scopes of the reservation; returns what the task has spent by now, and what to warn of."""
+    task_spent, warnings = 0, list[Warned]()
     for kind, identifier in orjson.loads(held["scopes"]):
         row = tx.one(
             "book",
@@ -215,14 +166,27 @@ def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> int:
             surplus_nano=surplus_nano,
         )
         assert row is not None, f"account {kind} {identifier} is gone"  # noqa: S101
-        if kind == "task":
+        if identifier == held["task_id"]:
             task_spent = row["spent_nano"]
-    return task_spent
+        warn_at_nano = row["warn_at_nano"]
+        if spent_nano and warn_at_nano is not None and row["spent_nano"] >= warn_at_nano:
+            tx.run("warned", scope=kind, id=identifier)
+            warnings.append(Warned(Scope(kind, identifier), row["limit_nano"], row["spent_nano"]))
+    return task_spent, tuple(warnings)
 
 
 def _attempt_of(row: Row) -> Attempt:
     subject = Subject(row["task_id"], row["session_id"], row["owner"], row["run"])
-    return Attempt(subject, row["step"], row["attempt"], row["model"], row["price_row"])
+    return Attempt(
+        subject,
+        row["step"],
+        row["attempt"],
+        row["model"],
+        row["price_row"],
+        row["key_id"],
+        row["agent"],
+        row["bound"],
+    )
 
 
 def _add_line(
@@ -250,6 +214,9 @@ def _add_line(
         attempt=attempt.attempt,
         model=attempt.model,
         price_row=attempt.price_row,
+        key_id=attempt.key_id,
+        agent=attempt.agent,
+        bound=attempt.bound,
         scopes=scopes,
         amount_nano=amount_nano,
         surplus_nano=surplus_nano,
@@ -259,5 +226,6 @@ def _add_line(
         cache_write_5m_tokens=meters.cache_write_5m_tokens,
         cache_write_1h_tokens=meters.cache_write_1h_tokens,
         web_searches=meters.web_searches,
+        usage_json=meters.usage_json,
         at_us=tx.now_us,
     )

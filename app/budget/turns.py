@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
-from app.budget.ledger import Scope
+from app.budget.scopes import Scope
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,7 @@
 """Every error the service raises on purpose.
 
 BursarError
+  + Unauthorized          no API key, where one is needed, or one that opens nothing
   + NotFound              no such task or session for this owner
   + TaskFinished          asked to change a task that has ended
   + QueueFull             the queue's bound is reached
@@ -19,6 +20,10 @@ BursarError
 
 class BursarError(Exception):
     """Base of every error raised on purpose."""
+
+
+class Unauthorized(BursarError):  # noqa: N818
+    """No API key, where one is needed; or one that is unknown or revoked."""
 
 
 class NotFound(BursarError):  # noqa: N818
@@ -55,11 +60,12 @@ class Stopping(BursarError):  # noqa: N818
 
 
 class SubmissionRefused(BursarError):  # noqa: N818
-    """A submission that can never run. `field` names what to mend."""
+    """A submission that can never run. `field` names what to mend, `kind` the problem's type."""
 
-    def __init__(self, field: str, message: str) -> None:
+    def __init__(self, field: str, message: str, kind: str | None = None) -> None:
         super().__init__(message)
         self.field = field
+        self.kind = kind or f"unknown-{field}"
 
 
 class BudgetExhausted(BursarError):  # noqa: N818
@@ -69,17 +75,23 @@ class BudgetExhausted(BursarError):  # noqa: N818
         self,
         *,
         scope: str,
+        scope_id: str,
         limit_nano: int,
         spent_nano: int,
         reserved_nano: int,
         needed_nano: int,
+        resets_at_us: int | None = None,
     ) -> None:
-        super().__init__(f"The budget of this {scope} cannot pay for another model call.")
+        what = scope.replace("_", "'s ")
+        super().__init__(f"The budget of this {what} cannot pay for another model call.")
         self.scope = scope
+        self.scope_id = scope_id
         self.limit_nano = limit_nano
         self.spent_nano = spent_nano
         self.reserved_nano = reserved_nano
         self.needed_nano = needed_nano
+        self.resets_at_us = resets_at_us
+        """When its window ends; None for a budget without windows."""
 
 
 class StaleLease(BursarError):  # noqa: N818

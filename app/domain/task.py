@@ -35,10 +35,30 @@ class TaskStatus(StrEnum):
 _TERMINAL = frozenset({TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.CANCELLED})
 
 
+class BudgetPolicy(StrEnum):
+    """What a task does when spent money leaves less than its next call may cost."""
+
+    FAIL = "fail"
+    PAUSE = "pause"
+    """Wait for a higher limit, or for the window to roll over; go on from the saved step."""
+    FINALIZE = "finalize"
+    """One closing turn without tools, its price held back from the start, hands back what there is."""
+
+
+class Bound(StrEnum):
+    """How a call's prompt is bounded before it is made."""
+
+    PROVED = "proved"
+    """By what was reported so far and the bytes that are new."""
+    ESTIMATE = "estimate"
+    """By the provider's own count, which is an estimate, where that is lower."""
+
+
 class Outcome(StrEnum):
     """Why a task ended. Set exactly when its status is terminal."""
 
     ANSWERED = "answered"
+    BUDGET_FINALIZED = "budget_finalized"
     BUDGET_EXHAUSTED = "budget_exhausted"
     MAX_STEPS = "max_steps"
     DEADLINE = "deadline"
@@ -55,7 +75,7 @@ class Outcome(StrEnum):
     @property
     def status(self) -> TaskStatus:
         """The terminal status that goes with this outcome."""
-        if self is Outcome.ANSWERED:
+        if self in (Outcome.ANSWERED, Outcome.BUDGET_FINALIZED):
             return TaskStatus.SUCCEEDED
         if self is Outcome.CANCELLED:
             return TaskStatus.CANCELLED
@@ -81,6 +101,16 @@ class TaskSpec:
     system: str | None = None
     tools: tuple[str, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    on_budget: BudgetPolicy = BudgetPolicy.FAIL
+    downgrade: bool = False
+    """Before the policy applies, a cheaper route that fits is taken."""
+    bound: Bound = Bound.PROVED
+    agent: str | None = None
+    """The client's name for what this task is part of; usage can be grouped by it."""
+    key_id: str | None = None
+    """The API key it was submitted with."""
+    ancestors: tuple[str, ...] = ()
+    """The tasks it is a sub-task of, nearest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +128,7 @@ class Conclusion:
     outcome: Outcome
     result: str | None = None
     partial: bool = False
-    """The result is what there was when the task failed, not an answer."""
+    """The result is what there was when the task failed or its budget was spent, not a whole answer."""
     error: TaskError | None = None
 
 

@@ -67,6 +67,8 @@ class AttemptStarted(Event):
     prompt_bound_tokens: int
     reserved_nano: int
     price_row: str
+    bound: str = "proved"
+    """`estimate` when the prompt was counted by the provider's estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,67 @@ class ReservationExceeded(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetWarned(Event):
+    """A good part of a budget is spent; told once, until its limit changes."""
+
+    name: ClassVar[str] = "budget_warned"
+    level: ClassVar[int] = WARNING
+    scope: str
+    limit_nano: int
+    spent_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDowngraded(Event):
+    """The budget no longer pays for the model; a cheaper route goes on."""
+
+    name: ClassVar[str] = "model_downgraded"
+    level: ClassVar[int] = WARNING
+    step: int
+    from_model: str
+    to_model: str
+    scope: str
+    needed_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetFinalizing(Event):
+    """The budget is spent but for what was held back: the closing turn comes next."""
+
+    name: ClassVar[str] = "budget_finalizing"
+    level: ClassVar[int] = WARNING
+    step: int
+    scope: str
+    limit_nano: int
+    spent_nano: int
+    results_cut: bool
+    """Tool results that the model has not seen yet are replaced by a short note."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPaused(Event):
+    """The task waits for a higher limit, or for the window of its budget to roll over."""
+
+    name: ClassVar[str] = "task_paused"
+    level: ClassVar[int] = WARNING
+    reason: str
+    scope: str
+    limit_nano: int
+    spent_nano: int
+    reserved_nano: int
+    needed_nano: int
+    resets_at_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResumed(Event):
+    """What the task was paused for has passed; it waits its turn again."""
+
+    name: ClassVar[str] = "task_resumed"
+    paused_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptPresumed(Event):
     """A crash or an interruption lost the answer of an attempt: its reservation counts as spent."""
 
@@ -219,6 +282,15 @@ class TaskFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskBudgetSet(Event):
+    """The task's limit changed."""
+
+    name: ClassVar[str] = "task_budget_set"
+    budget_nano: int
+    previous_nano: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionBudgetSet(Event):
     """The session's limit changed (or the session was made with it)."""
 
@@ -239,11 +311,17 @@ EVENTS: dict[str, type[Event]] = {
         ReservationWaited,
         ModelAnswered,
         ReservationExceeded,
+        BudgetWarned,
+        ModelDowngraded,
+        BudgetFinalizing,
+        TaskPaused,
+        TaskResumed,
         AttemptPresumed,
         ToolStarted,
         ToolFinished,
         CancelRequested,
         TaskFinished,
+        TaskBudgetSet,
         SessionBudgetSet,
     )
 }

@@ -8,7 +8,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
+
+import orjson
 
 from app.domain.clock import Clock, SystemClock
 from app.llm.answers import parse_answer, to_json
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_BASE_URL = "https://api.anthropic.com"
 PATH = "/v1/messages"
+COUNT_PATH = "/v1/messages/count_tokens"
 REFERENCE_HEADER = "x-bursar-attempt"
 """Names the attempt in our ledger, so that both sides' records can be matched."""
 CONNECTION_LIMIT = 2_000
@@ -36,12 +39,19 @@ STREAM_END_TIMEOUT_S = 0.25
 """For the end of the body after `message_stop`: a connection read to its end can be used again."""
 
 
+class _Send(Protocol):
+    """POST a body under our reference; returns once the headers are there, with the body unread."""
+
+    def __call__(
+        self, body: bytes, reference: str | None, path: str = PATH
+    ) -> Awaitable["httpx2.Response"]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """An open client, reduced to what the adapter uses."""
 
-    send: Callable[[bytes, str | None], Awaitable["httpx2.Response"]]
-    """POST a body under our reference; returns once the headers are there, with the body unread."""
+    send: _Send
     close: Callable[[], Awaitable[None]]
     errors: tuple[type[Exception], ...]
     """What the SDK and the transports under it raise."""
@@ -113,6 +123,32 @@ class AnthropicProvider:
             cause = None if told.phase is Phase.RESPONSE else error
             raise hide(told, self._api_key) from cause
 
+    async def count_tokens(self, request: ModelRequest) -> int:
+        """The provider's own estimate of the prompt, in tokens. Source: Messages API, token counting.
+
+        Raises:
+            ModelFailure: no count.
+        """
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                response = await self._line.send(counting_body(request), None, COUNT_PATH)
+                try:
+                    found = orjson.loads(await _read(response, ERROR_BODY_LIMIT))
+                finally:
+                    await response.aclose()
+        except ModelFailure as failure:
+            hide(failure, self._api_key)
+            raise
+        except self._line.errors as error:
+            raise hide(transport_failure(error), self._api_key) from error
+        except orjson.JSONDecodeError as error:
+            reason = "a token count that is not JSON"
+            raise malformed_answer(reason, request_id=None) from error
+        count = found.get("input_tokens") if isinstance(found, dict) else None
+        if type(count) is not int or count < 0:
+            raise malformed_answer("a token count without input_tokens", request_id=None)
+        return count
+
     async def close(self) -> None:
         """Close the connections, those in use too."""
         await self._line.close()
@@ -152,14 +188,27 @@ def request_body(request: ModelRequest) -> bytes:
         TypeError: a message or tool is not plain JSON.
     """
     body: JsonObject = {"model": request.model, "max_tokens": request.max_tokens}
-    if request.system is not None:
-        body["system"] = request.system
-    if request.tools:
-        body["tools"] = request.tools
-    body["messages"] = request.messages
+    body |= _prompt(request)
     if request.stream:
         body["stream"] = True
     return to_json(body)
+
+
+def counting_body(request: ModelRequest) -> bytes:
+    """The request as the JSON body of POST /v1/messages/count_tokens."""
+    return to_json({"model": request.model, **_prompt(request)})
+
+
+def _prompt(request: ModelRequest) -> JsonObject:
+    prompt: JsonObject = {}
+    if request.system is not None:
+        prompt["system"] = request.system
+    if request.tools:
+        prompt["tools"] = request.tools
+        if request.tools_off:
+            prompt["tool_choice"] = {"type": "none"}
+    prompt["messages"] = request.messages
+    return prompt
 
 
 async def _read(response: "httpx2.Response", limit: int) -> bytes:
@@ -245,11 +294,11 @@ def _open(
 
 def _sender(
     http_client: "httpx2.AsyncClient", base_url: str, sdk_headers: Mapping[str, object]
-) -> Callable[[bytes, str | None], Awaitable["httpx2.Response"]]:
+) -> _Send:
     """How to POST a body: the SDK rebuilds address and headers for every request, at half the call's price."""
     import httpx2  # noqa: PLC0415
 
-    url = httpx2.URL(base_url.rstrip("/") + PATH)
+    urls = {path: httpx2.URL(base_url.rstrip("/") + path) for path in (PATH, COUNT_PATH)}
     fixed = [
         (name.encode(), value.encode())
         for name, value in sdk_headers.items()
@@ -257,11 +306,11 @@ def _sender(
     ]
     extensions = {"timeout": http_client.timeout.as_dict()}
 
-    async def send(body: bytes, reference: str | None) -> httpx2.Response:
+    async def send(body: bytes, reference: str | None, path: str = PATH) -> httpx2.Response:
         headers = [*fixed, (REFERENCE_HEADER.encode(), reference.encode())] if reference else fixed
         request = httpx2.Request(
             "POST",
-            url,
+            urls[path],
             headers=httpx2.Headers(headers, encoding="ascii"),
             content=body,
             extensions=extensions,

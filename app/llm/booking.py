@@ -1,8 +1,16 @@
 """What an attempt's end writes: the settlement and the event that tells of it. Inside a transaction."""
 
+import orjson
+
 from app.budget.ledger import Attempt, Kind, Meters, Settled, release, settle
 from app.domain.errors import StaleLease
-from app.journal.events import AttemptFailed, ModelAnswered, ReservationExceeded, RetryScheduled
+from app.journal.events import (
+    AttemptFailed,
+    BudgetWarned,
+    ModelAnswered,
+    ReservationExceeded,
+    RetryScheduled,
+)
 from app.journal.journal import append, fence
 from app.llm.call import Move
 from app.llm.pricing import Cost
@@ -27,7 +35,7 @@ def book_answer(
         StaleLease: this run no longer holds the task; its answer is not recorded.
     """
     fence(tx, attempt.subject)
-    meters = _meters(answer.usage)
+    meters = meters_of(answer.usage, plain_model=attempt.model)
     kind = Kind.ESTIMATED if cost is None else Kind.CONFIRMED
     settled = settle(tx, attempt.id, kind, None if cost is None else cost.nano, meters)
     if settled is None:
@@ -58,8 +66,7 @@ def book_answer(
         ),
         answer.raw,
     )
-    if settled.surplus_nano:
-        append(tx, attempt.subject, _exceeded(attempt, settled))
+    tell(tx, attempt, settled)
     move.write(tx, settled)
     return settled
 
@@ -77,14 +84,23 @@ def book_failure(
     failure: ModelFailure,
     decision: Decision | None,
     duration_s: float,
+    cost: Cost | None = None,
 ) -> None:
     """End the reservation of an attempt without an answer. Money is booked even by a stale run.
 
-    `decision` is None when the run was interrupted.
+    `decision` is None when the run was interrupted. `cost` bounds what a stream cost that broke off after
+    it had reported its prompt; without one the whole reservation is presumed spent.
     """
-    kind = None if known_unbilled(failure) else Kind.PRESUMED
-    settled = release(tx, attempt.id) if kind is None else settle(tx, attempt.id, kind)
+    if known_unbilled(failure):
+        kind, settled = None, release(tx, attempt.id)
+    elif cost is None:
+        kind, settled = Kind.PRESUMED, settle(tx, attempt.id, Kind.PRESUMED)
+    else:
+        kind = Kind.ESTIMATED
+        settled = settle(tx, attempt.id, kind, cost.nano, meters_of(failure.usage_so_far))
     append(tx, attempt.subject, _failed(attempt, failure, decision, settled, kind, duration_s))
+    if settled is not None:
+        tell(tx, attempt, settled)
     if isinstance(decision, Again):
         append(
             tx,
@@ -94,6 +110,22 @@ def book_failure(
                 attempt=attempt.attempt + 1,
                 wait_s=decision.wait_s,
                 reason=decision.reason,
+            ),
+        )
+
+
+def tell(tx: Tx, attempt: Attempt, settled: Settled) -> None:
+    """Write what a settlement gives reason to say: a surplus, budgets that are running out."""
+    if settled.surplus_nano:
+        append(tx, attempt.subject, _exceeded(attempt, settled))
+    for warned in settled.warnings:
+        append(
+            tx,
+            attempt.subject,
+            BudgetWarned(
+                scope=warned.scope.kind,
+                limit_nano=warned.limit_nano,
+                spent_nano=warned.spent_nano,
             ),
         )
 
@@ -140,11 +172,17 @@ def _exceeded(attempt: Attempt, settled: Settled) -> ReservationExceeded:
     )
 
 
-def _meters(usage: Usage | None) -> Meters:
-    """The tokens of every part, summed by meter."""
+def meters_of(usage: Usage | None, *, plain_model: str | None = None) -> Meters:
+    """The tokens of every part, summed by meter; the exact usage too, where the sums do not tell all of it.
+
+    They do for one pass of `plain_model` at standard tier, speed and geography.
+    """
     if usage is None:
         return Meters()
     parts = [tokens for _, tokens in usage.parts]
+    plain = len(parts) == 1 and usage == Usage(
+        ((plain_model or "", parts[0]),), web_searches=usage.web_searches
+    )
     return Meters(
         input_tokens=sum(t.input for t in parts),
         output_tokens=sum(t.output for t in parts),
@@ -152,4 +190,5 @@ def _meters(usage: Usage | None) -> Meters:
         cache_write_5m_tokens=sum(t.cache_write_5m for t in parts),
         cache_write_1h_tokens=sum(t.cache_write_1h for t in parts),
         web_searches=usage.web_searches,
+        usage_json=None if plain else orjson.dumps(usage).decode(),
     )

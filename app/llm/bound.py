@@ -8,6 +8,7 @@ Money follows from it with the dearest rates the call can meet. Pure; nothing he
 import json
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from app.llm.models import ModelFacts
@@ -28,6 +29,16 @@ GEO_TENTHS = 11
 _BOUNDED_TOOL_KEYS = frozenset(
     {"type", "name", "description", "input_schema", "input_examples", "strict", "cache_control"}
 )
+
+
+@dataclass(frozen=True, slots=True)
+class ClosingTurn:
+    """A call that may follow, and whose price is held back: it reads what the call before it read and wrote."""
+
+    new_tokens: int
+    """What is added to the conversation before it, at most."""
+    max_tokens: int
+    """Its output."""
 
 
 class UnboundedContent(Exception):  # noqa: N818  (a finding about the request, not a bug)
@@ -120,6 +131,33 @@ def affordable_max_tokens(
     if price_out == 0:
         return facts.max_output_tokens
     return min(left // price_out, facts.max_output_tokens)
+
+
+def closing_nano(
+    row: PriceRow, facts: ModelFacts, prompt_tokens: int, max_tokens: int, closing: ClosingTurn
+) -> int:
+    """The most the closing turn can cost after a call with this prompt and output."""
+    grown = prompt_tokens + max_tokens + closing.new_tokens
+    return worst_case_nano(row, facts, min(grown, facts.context_window_tokens), closing.max_tokens)
+
+
+def affordable_before_closing(
+    row: PriceRow, facts: ModelFacts, prompt_tokens: int, budget_nano: int, closing: ClosingTurn
+) -> int:
+    """The largest `max_tokens` after whose worst case the closing turn can still be paid; -1 when none is.
+
+    Found by halving: both prices only grow with the output.
+    """
+    low, high = -1, affordable_max_tokens(row, facts, prompt_tokens, budget_nano)
+    while low < high:
+        middle = (low + high + 1) // 2
+        call = worst_case_nano(row, facts, prompt_tokens, middle)
+        rest = closing_nano(row, facts, prompt_tokens, middle, closing)
+        if call + rest <= budget_nano:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _worst_rates(

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from app.budget.ledger import Scope, Settled
-from app.domain.errors import BursarError
-from app.domain.task import Outcome, Subject
+from app.budget.ledger import Settled
+from app.budget.scopes import Payer
+from app.domain.errors import BudgetExhausted, BursarError
+from app.domain.task import Bound, Outcome, Subject
+from app.llm.bound import ClosingTurn
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest
 from app.store.port import Tx
 
@@ -19,10 +21,10 @@ class Call:
     step: int
     request: ModelRequest
     """Its `max_tokens` is the wish; each attempt asks for what the budget can pay of it."""
-    scopes: tuple[Scope, ...]
-    """Whose money it is, in the fixed order task, session, service."""
+    payer: Payer
+    """Whose money it is."""
     prompt_tokens: int
-    """Proved upper bound of the prompt."""
+    """Upper bound of the prompt."""
     min_tokens: int
     """Floor of the output: below it no call is made."""
     deadline_at_us: int
@@ -32,6 +34,11 @@ class Call:
     """Those of them that the upstream failed: what the retry limits count."""
     failing_since_us: int | None = None
     """When the first of those began."""
+    closing: ClosingTurn | None = None
+    """A later call that must stay affordable."""
+    bound: Bound = Bound.PROVED
+    """How `prompt_tokens` was found."""
+    agent: str | None = None
 
 
 class Move(Protocol):
@@ -75,3 +82,11 @@ class Parked(BursarError):  # noqa: N818
         super().__init__(reason)
         self.reason = reason
         self.available_at_us = available_at_us
+
+
+class Paused(BursarError):  # noqa: N818
+    """Spent money blocks the call, and the task is to wait for more."""
+
+    def __init__(self, cause: BudgetExhausted) -> None:
+        super().__init__(str(cause))
+        self.cause = cause

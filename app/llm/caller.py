@@ -4,24 +4,31 @@ Every attempt is a reservation of its own, made durable before the request leave
 what follows from it are recorded in one transaction.
 """
 
+import logging
 from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import NoReturn
 
 import backoff
 
-from app.budget.ledger import Attempt, Settled
+from app.budget.accounts import ServiceLimits
+from app.budget.ledger import Settled
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
+from app.domain.task import Outcome, Subject
 from app.llm.booking import book_answer, book_failure
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked
 from app.llm.pricing import Cost, PriceBook, UnknownModel
-from app.llm.provider import ModelAnswer, ModelFailure, Phase, Provider
+from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Provider
 from app.llm.reserving import Held, Reserver
 from app.llm.retry import GiveUp, RetryLimits, decide
 from app.observe.logs import Redactor
 from app.store.persist import persist, shielded
 from app.store.port import Store
+
+_log = logging.getLogger(__name__)
+COUNT_TIMEOUT_S = 30.0
+COUNT_SLACK_TOKENS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,7 @@ class Caller:
         *,
         drain: Drain | None = None,
         redactor: Redactor | None = None,
+        service: ServiceLimits | None = None,
     ) -> None:
         self._store = store
         self._provider = provider
@@ -78,7 +86,13 @@ class Caller:
         self._limits = limits
         self._redactor = redactor or Redactor()
         self._reserver = Reserver(
-            store, prices, turns, clock, drain or Drain(), wait_s=limits.park_after_s
+            store,
+            prices,
+            turns,
+            clock,
+            drain or Drain(),
+            wait_s=limits.park_after_s,
+            service=service or ServiceLimits(),
         )
 
     async def ask(self, call: Call, then: Decide[M]) -> Asked[M]:
@@ -100,6 +114,20 @@ class Caller:
             self._turns.leave(call.subject.task_id)
             raise
 
+    async def estimate(self, subject: Subject, request: ModelRequest) -> int | None:
+        """The prompt's tokens as the provider estimates them, with a margin; None when it gives no count.
+
+        Source of the margin: Messages API documentation calls the deviations small and states no bound.
+        """
+        try:
+            counted = await self._provider.count_tokens(replace(request, timeout_s=COUNT_TIMEOUT_S))
+        except ModelFailure as failure:
+            message = self._redactor.clean(failure.message)
+            extra = {"task_id": subject.task_id, "error_message": message}
+            _log.warning("token_count_failed", extra=extra)
+            return None
+        return counted + counted // 20 + COUNT_SLACK_TOKENS
+
     @backoff.on_exception(
         backoff.runtime, _TryAgainError, value=lambda e: e.wait_s, jitter=None, logger=None
     )
@@ -119,9 +147,9 @@ class Caller:
             answer = await self._provider.ask(request)
             move = then(answer, held.max_tokens)
         except ModelFailure as failure:
-            await self._fail(progress, held.attempt, failure, started_s)
+            await self._fail(progress, held, failure, started_s)
         except BaseException:  # cancelled, timed out, handed back, or a bug: the answer is lost
-            await self._interrupted(call, held.attempt, started_s)
+            await self._interrupted(held, started_s)
             raise
         return await self._record(call, held, answer, move, started_s)
 
@@ -137,7 +165,7 @@ class Caller:
                 lambda tx: book_answer(tx, attempt, answer, move, cost=cost, duration_s=duration_s),
             )
         finally:
-            self._turns.ended(call.scopes)
+            self._turns.ended(held.scopes)
         return answer, move, settled
 
     def _cost(self, answer: ModelAnswer, day: date) -> Cost | None:
@@ -152,7 +180,7 @@ class Caller:
             return None
 
     async def _fail(
-        self, progress: _Progress, attempt: Attempt, failure: ModelFailure, started_s: float
+        self, progress: _Progress, held: Held, failure: ModelFailure, started_s: float
     ) -> NoReturn:
         """Book what the attempt may have cost, and raise what follows from it."""
         now_us, call = self._clock.now_us(), progress.call
@@ -168,26 +196,46 @@ class Caller:
             left_s=(call.deadline_at_us - now_us) / US_PER_S,
             limits=self._limits.retry,
         )
+        cost = self._broken_off(failure, held)
+        if cost is not None and cost.nano > held.amount_nano:  # it cannot have been so: stop
+            decision = GiveUp(Outcome.UPSTREAM_FAILED)
         try:
             await persist(
                 self._store,
                 self._clock,
-                lambda tx: book_failure(tx, attempt, failure, decision, duration_s),
+                lambda tx: book_failure(tx, held.attempt, failure, decision, duration_s, cost),
             )
         finally:
-            self._turns.ended(call.scopes)
+            self._turns.ended(held.scopes)
         if isinstance(decision, GiveUp):
             raise CallFailed(decision.outcome, failure)
         if decision.wait_s > self._limits.park_after_s:
             raise Parked("retry_wait", now_us + int(decision.wait_s * US_PER_S))
         raise _TryAgainError(decision.wait_s)
 
-    async def _interrupted(self, call: Call, attempt: Attempt, started_s: float) -> None:
+    def _broken_off(self, failure: ModelFailure, held: Held) -> Cost | None:
+        """What a stream can have cost that broke off after `message_start`: its prompt, and all of the output.
+
+        What it had said of its output is a lower bound: text may have been on its way, thinking is not shown.
+        """
+        usage = failure.usage_so_far
+        if usage is None or len(usage.parts) != 1:
+            return None
+        ((model, tokens),) = usage.parts
+        if not tokens.prompt:  # some servers report the prompt only at the end
+            return None
+        worst = replace(tokens, output=max(tokens.output, held.max_tokens))
+        try:
+            return self._prices.cost(replace(usage, parts=((model, worst),)), held.day)
+        except UnknownModel:
+            return None
+
+    async def _interrupted(self, held: Held, started_s: float) -> None:
         failure = ModelFailure("interrupted", "The call was interrupted.", phase=Phase.LOST)
         duration_s = self._clock.monotonic_s() - started_s
         try:
             await shielded(
-                self._store, lambda tx: book_failure(tx, attempt, failure, None, duration_s)
+                self._store, lambda tx: book_failure(tx, held.attempt, failure, None, duration_s)
             )
         finally:
-            self._turns.ended(call.scopes)
+            self._turns.ended(held.scopes)

@@ -22,6 +22,8 @@ class ModelRequest:
     messages: list[JsonObject]
     system: str | None = None
     tools: tuple[JsonObject, ...] = ()
+    tools_off: bool = False
+    """The tools stay defined, as the conversation needs them, but none may be called."""
     stream: bool = False
     timeout_s: float = 600.0
     reference: str | None = None
@@ -99,6 +101,14 @@ class Provider(Protocol):
         Raises:
             ModelFailure: the attempt failed.
             asyncio.CancelledError: the caller gave up; the connection is closed at once.
+        """
+        ...
+
+    async def count_tokens(self, request: ModelRequest) -> int:
+        """How many tokens the prompt has, as the provider estimates it; costs nothing.
+
+        Raises:
+            ModelFailure: no count.
         """
         ...
 

@@ -5,14 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from app.budget.ledger import Attempt, Balance, Scope, balance, reserve
+from app.budget.accounts import Balance, ServiceLimits, balances
+from app.budget.ledger import Attempt, reserve
+from app.budget.scopes import Scope
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
-from app.domain.errors import BudgetExhausted
 from app.journal.events import AttemptStarted, ReservationWaited
 from app.journal.journal import append, fence
 from app.llm.booking import book_unsent
-from app.llm.bound import affordable_max_tokens, worst_case_nano
+from app.llm.bound import (
+    affordable_before_closing,
+    affordable_max_tokens,
+    closing_nano,
+    worst_case_nano,
+)
 from app.llm.call import Call, Drain, Parked
 from app.llm.models import facts_of
 from app.llm.pricing import PriceBook, PriceRow
@@ -34,8 +40,11 @@ class Held:
     attempt: Attempt
     max_tokens: int
     """What the budget pays of the wished-for output."""
+    amount_nano: int
     day: date
     """The prices' day: the answer is settled by it, even past midnight."""
+    scopes: tuple[Scope, ...]
+    """Where others may wait for its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,7 @@ class Reserver:
         drain: Drain,
         *,
         wait_s: float,
+        service: ServiceLimits,
     ) -> None:
         self._store = store
         self._prices = prices
@@ -64,6 +74,7 @@ class Reserver:
         self._clock = clock
         self._drain = drain
         self._wait_s = wait_s
+        self._service = service
 
     async def reserve(self, call: Call, number: int) -> Held:
         """Hold the worst case of attempt `number` on every scope of the call.
@@ -75,7 +86,16 @@ class Reserver:
         """
         day = datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()
         row = self._prices.row(call.request.model, day)
-        attempt = Attempt(call.subject, call.step, number, call.request.model, row.row_id)
+        attempt = Attempt(
+            call.subject,
+            call.step,
+            number,
+            call.request.model,
+            row.row_id,
+            call.payer.key_id or "",
+            call.agent or "",
+            call.bound,
+        )
         give_up_s = self._clock.monotonic_s() + self._wait_s
         ticket: asyncio.Event | None = None
         announced = False
@@ -84,14 +104,16 @@ class Reserver:
                 raise Parked("drain", self._clock.now_us())
             if ticket is not None:
                 ticket.clear()
-            result = await self._try(call, attempt, row, announce=not announced)
+            scopes = call.payer.scopes(self._clock.now_us())
+            result = await self._try(call, attempt, row, scopes, announce=not announced)
             if isinstance(result, _Contended):
                 announced = announced or not result.behind
                 ticket = self._turns.join(call.subject.task_id, result.scope)
                 await self._wait(ticket, give_up_s, behind=result.behind)
                 continue
             self._turns.leave(call.subject.task_id)
-            return Held(attempt, result, day)
+            amount = worst_case_nano(row, facts_of(row.model), call.prompt_tokens, result)
+            return Held(attempt, result, amount, day, scopes)
 
     async def _wait(self, ticket: asyncio.Event, give_up_s: float, *, behind: bool) -> None:
         left_s = give_up_s - self._clock.monotonic_s()
@@ -104,13 +126,19 @@ class Reserver:
             raise Parked("budget_contention", at_us) from None
 
     async def _try(
-        self, call: Call, attempt: Attempt, row: PriceRow, *, announce: bool
+        self,
+        call: Call,
+        attempt: Attempt,
+        row: PriceRow,
+        scopes: tuple[Scope, ...],
+        *,
+        announce: bool,
     ) -> int | _Contended:
         """The output tokens that the budget pays and that are reserved now, or who is in the way."""
-        ahead = self._turns.ahead_of(call.subject.task_id, call.scopes)
+        ahead = self._turns.ahead_of(call.subject.task_id, scopes)
         if ahead is not None:
             return _Contended(ahead, behind=True)
-        op = _reservation(call, attempt, row, announce=announce)
+        op = _reservation(call, attempt, row, self._service, announce=announce)
         try:
             return await self._store.write(op)
         except asyncio.CancelledError:
@@ -118,60 +146,62 @@ class Reserver:
             try:
                 await shielded(self._store, lambda tx: book_unsent(tx, attempt))
             finally:
-                self._turns.ended(call.scopes)
+                self._turns.ended(scopes)
             raise
 
 
 def _reservation(
-    call: Call, attempt: Attempt, row: PriceRow, *, announce: bool
+    call: Call, attempt: Attempt, row: PriceRow, service: ServiceLimits, *, announce: bool
 ) -> Callable[[Tx], int | _Contended]:
-    facts = facts_of(call.request.model)
-    floor = min(call.min_tokens, call.request.max_tokens)
-
     def op(tx: Tx) -> int | _Contended:
         fence(tx, call.subject, starting=True)
-        balances = [balance(tx, scope) for scope in call.scopes]
-        tightest = min(balances, key=lambda b: b.unspent_nano)
-        tokens = min(
-            call.request.max_tokens,
-            affordable_max_tokens(row, facts, call.prompt_tokens, max(tightest.unspent_nano, 0)),
-        )
-        if tokens < floor:
-            raise exhausted(tightest, worst_case_nano(row, facts, call.prompt_tokens, floor))
-        amount = worst_case_nano(row, facts, call.prompt_tokens, tokens)
-        for held in balances:
+        stands = balances(tx, call.payer, service)
+        tokens = _affordable(call, row, min(stands, key=lambda b: b.unspent_nano))
+        amount = worst_case_nano(row, facts_of(row.model), call.prompt_tokens, tokens)
+        for held in stands:
             if held.free_nano < amount:
                 if announce:
                     append(tx, call.subject, _waited(call, held, amount))
                 return _Contended(held.scope)
-        short = reserve(tx, attempt, call.scopes, amount)
+        short = reserve(tx, attempt, [held.scope for held in stands], amount)
         assert short is None, f"{short} changed inside a transaction"  # noqa: S101
-        append(
-            tx,
-            call.subject,
-            AttemptStarted(
-                step=attempt.step,
-                attempt=attempt.attempt,
-                model=attempt.model,
-                max_tokens=tokens,
-                prompt_bound_tokens=call.prompt_tokens,
-                reserved_nano=amount,
-                price_row=row.row_id,
-            ),
-        )
+        append(tx, call.subject, _started(call, attempt, tokens, amount))
         return tokens
 
     return op
 
 
-def exhausted(tightest: Balance, needed_nano: int) -> BudgetExhausted:
-    """The error that says which budget is spent, and what a minimal call would have needed."""
-    return BudgetExhausted(
-        scope=tightest.scope.kind,
-        limit_nano=tightest.limit_nano,
-        spent_nano=tightest.spent_nano,
-        reserved_nano=tightest.reserved_nano,
-        needed_nano=needed_nano,
+def _affordable(call: Call, row: PriceRow, tightest: Balance) -> int:
+    """The output that the tightest budget pays, what is held back for a closing turn left aside.
+
+    Raises:
+        BudgetExhausted: less than a minimal call.
+    """
+    facts, prompt, closing = facts_of(row.model), call.prompt_tokens, call.closing
+    floor = min(call.min_tokens, call.request.max_tokens)
+    unspent = max(tightest.unspent_nano, 0)
+    if closing is None:
+        affordable = affordable_max_tokens(row, facts, prompt, unspent)
+    else:
+        affordable = affordable_before_closing(row, facts, prompt, unspent, closing)
+    if affordable >= floor:
+        return min(call.request.max_tokens, affordable)
+    needed = worst_case_nano(row, facts, prompt, floor)
+    if closing is not None:
+        needed += closing_nano(row, facts, prompt, floor, closing)
+    raise tightest.exhausted(needed)
+
+
+def _started(call: Call, attempt: Attempt, max_tokens: int, amount_nano: int) -> AttemptStarted:
+    return AttemptStarted(
+        step=attempt.step,
+        attempt=attempt.attempt,
+        model=attempt.model,
+        max_tokens=max_tokens,
+        prompt_bound_tokens=call.prompt_tokens,
+        reserved_nano=amount_nano,
+        price_row=attempt.price_row,
+        bound=attempt.bound,
     )
 
 

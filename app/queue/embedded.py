@@ -8,7 +8,14 @@ from contextlib import contextmanager, suppress
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import QueueFull, Stopping, StoreError
 from app.domain.task import Claim
-from app.journal.events import TaskAccepted, TaskClaimed, TaskFinished, TaskRequeued
+from app.journal.events import (
+    TaskAccepted,
+    TaskClaimed,
+    TaskFinished,
+    TaskPaused,
+    TaskRequeued,
+    TaskResumed,
+)
 from app.journal.journal import Recorded
 from app.queue import verbs
 from app.store.port import Store
@@ -17,7 +24,7 @@ _log = logging.getLogger(__name__)
 CLAIM_LIMIT = 256
 """Tasks claimed in one transaction, at most."""
 SWEEP_INTERVAL_S = 1.0
-"""How often deadlines of waiting tasks are looked at, and a store that failed is tried again."""
+"""How often waiting and paused tasks are looked at, and a store that failed is tried again."""
 
 
 class EmbeddedQueue:
@@ -33,6 +40,7 @@ class EmbeddedQueue:
         self._hungry = 0
         self._accepting = 0
         self._waiting: set[str] = set()
+        self._paused: set[str] = set()
         self._dispatcher: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -63,10 +71,17 @@ class EmbeddedQueue:
             case TaskRequeued(available_at_us=available_at_us):
                 self._waiting.add(task_id)
                 self._wake_at(available_at_us)
+            case TaskResumed():
+                self._paused.discard(task_id)
+                self._waiting.add(task_id)
+                self._woken.set()
+            case TaskPaused():
+                self._paused.add(task_id)
             case TaskClaimed():
                 self._waiting.discard(task_id)
             case TaskFinished():
                 self._waiting.discard(task_id)
+                self._paused.discard(task_id)
             case _:
                 pass
 
@@ -87,6 +102,8 @@ class EmbeddedQueue:
         for row in await self._store.read(lambda tx: tx.all("waiting_tasks")):
             self._waiting.add(row["id"])
             self._wake_at(row["available_at_us"])
+        paused = await self._store.read(lambda tx: tx.all("paused_tasks"))
+        self._paused.update(row["id"] for row in paused)
         self._dispatcher = asyncio.create_task(self._dispatch(), name="queue-dispatch")
 
     async def stop(self) -> None:
@@ -124,9 +141,9 @@ class EmbeddedQueue:
                         len(claims) == free
                     ):  # there may be more, for workers beyond the limit of one claim
                         self._woken.set()
-                if self._waiting and self._clock.monotonic_s() >= next_sweep_s:
+                if self._clock.monotonic_s() >= next_sweep_s:
                     next_sweep_s = self._clock.monotonic_s() + SWEEP_INTERVAL_S
-                    await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT))
+                    await self._sweep()
             except StoreError as error:  # try again, take nothing meanwhile
                 _log.warning("claims_postponed", extra={"error_message": str(error)})
                 await self._clock.sleep(SWEEP_INTERVAL_S)
@@ -135,6 +152,13 @@ class EmbeddedQueue:
                 await self._clock.sleep(SWEEP_INTERVAL_S)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), SWEEP_INTERVAL_S)
+
+    async def _sweep(self) -> None:
+        """End what waited past its deadline; resume what its budget can pay by now, whoever raised it."""
+        if self._waiting:
+            await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT))
+        if self._paused:
+            await self._store.write(lambda tx: verbs.resume(tx, CLAIM_LIMIT))
 
     def _wake_at(self, available_at_us: int) -> None:
         delay_s = (available_at_us - self._clock.now_us()) / US_PER_S

@@ -9,8 +9,10 @@ import dataclasses
 
 import orjson
 
-from app.domain.errors import NotFound, StaleLease, TaskFinished
+from app.domain.errors import BudgetExhausted, NotFound, StaleLease, TaskFinished
 from app.domain.task import (
+    Bound,
+    BudgetPolicy,
     Claim,
     Complexity,
     Conclusion,
@@ -20,12 +22,20 @@ from app.domain.task import (
     TaskSpec,
     TaskStatus,
 )
-from app.journal.events import CancelRequested, TaskClaimed, TaskRequeued
+from app.journal.events import (
+    CancelRequested,
+    TaskClaimed,
+    TaskPaused,
+    TaskRequeued,
+    TaskResumed,
+)
 from app.journal.events import TaskFinished as Finished
 from app.journal.journal import append
 from app.store.port import Row, Tx
 
 _US_PER_S = 1_000_000
+NEVER_US = 1 << 62
+"""Later than any instant: what only a higher limit can resume."""
 
 
 def enqueue(tx: Tx, subject: Subject, spec: TaskSpec, priority: int) -> None:
@@ -39,6 +49,7 @@ def enqueue(tx: Tx, subject: Subject, spec: TaskSpec, priority: int) -> None:
         priority=priority,
         now_us=tx.now_us,
         deadline_at_us=tx.now_us + int(spec.deadline_s * _US_PER_S),
+        parent_id=spec.ancestors[0] if spec.ancestors else None,
     )
 
 
@@ -66,6 +77,50 @@ def give_back(tx: Tx, subject: Subject, reason: str, available_at_us: int) -> bo
     if changed:
         append(tx, subject, TaskRequeued(reason=reason, available_at_us=available_at_us))
     return changed == 1
+
+
+def pause(tx: Tx, subject: Subject, cause: BudgetExhausted) -> bool:
+    """Let a running task wait until its budget can pay what it needs.
+
+    Returns:
+        False when the run no longer holds it, or somebody asked to cancel it.
+    """
+    event = TaskPaused(
+        reason="budget",
+        scope=cause.scope,
+        limit_nano=cause.limit_nano,
+        spent_nano=cause.spent_nano,
+        reserved_nano=cause.reserved_nano,
+        needed_nano=cause.needed_nano,
+        resets_at_us=cause.resets_at_us,
+    )
+    changed = tx.run(
+        "pause_task",
+        id=subject.task_id,
+        run=subject.run,
+        paused_json=orjson.dumps(event).decode(),
+        now_us=tx.now_us,
+        available_at_us=NEVER_US if cause.resets_at_us is None else cause.resets_at_us,
+        blocked_scope=cause.scope,
+        blocked_id=cause.scope_id,
+        blocked_needed_nano=cause.needed_nano,
+    )
+    if changed:
+        append(tx, subject, event)
+    return changed == 1
+
+
+def resume(tx: Tx, limit: int) -> int:
+    """Put paused tasks back whose budget can pay by now, or whose window is over; returns how many.
+
+    Their deadlines have stood still meanwhile.
+    """
+    rows = tx.all("resume_tasks", now_us=tx.now_us, limit=limit)
+    for row in rows:
+        subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
+        paused = max(tx.now_us - row["paused_at_us"], 0)
+        append(tx, subject, TaskResumed(paused_s=paused / _US_PER_S))
+    return len(rows)
 
 
 def finish(tx: Tx, subject: Subject, conclusion: Conclusion, cost_nano: int) -> None:
@@ -128,7 +183,7 @@ def cancel(tx: Tx, owner: str, task_id: str) -> TaskStatus:
         tx.run("request_cancel", id=task_id, owner=owner)
         append(tx, subject, CancelRequested())
         return TaskStatus.CANCELLING
-    if status is TaskStatus.QUEUED:
+    if status in (TaskStatus.QUEUED, TaskStatus.PAUSED):
         append(tx, subject, CancelRequested())
         finish(tx, subject, Conclusion(Outcome.CANCELLED), row["spent_nano"])
         return TaskStatus.CANCELLED
@@ -168,6 +223,9 @@ def spec_of(text: str) -> TaskSpec:
     data = {k: v for k, v in orjson.loads(text).items() if k in _SPEC_FIELDS}
     data["complexity"] = Complexity(data["complexity"])
     data["tools"] = tuple(data["tools"])
+    data["on_budget"] = BudgetPolicy(data.get("on_budget", BudgetPolicy.FAIL))
+    data["bound"] = Bound(data.get("bound", Bound.PROVED))
+    data["ancestors"] = tuple(data.get("ancestors", ()))
     return TaskSpec(**data)
 
 

@@ -8,17 +8,24 @@ hangs cannot stop a commit.
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from app.domain.clock import Clock
 from app.domain.errors import StoreUnavailable
-from app.store.port import CommitListener, Operation, Row, T
+from app.store.port import CommitListener, Operation, T
 from app.store.queries import load_queries
-from app.store.sqlite_file import DATABASE_NAME, connect, lock_directory, migrate, store_error
+from app.store.sqlite_file import (
+    DATABASE_NAME,
+    connect,
+    is_current,
+    lock_directory,
+    migrate,
+    store_error,
+)
+from app.store.sqlite_tx import SqliteTx
 
 BATCH_LIMIT = 512
 """Operations in one commit, at most."""
@@ -31,51 +38,21 @@ _Pending = tuple[Operation[Any], asyncio.Future[Any]]
 _Result = tuple[Any, BaseException | None]
 
 
-class SqliteTx:
-    """One operation on one connection."""
-
-    __slots__ = ("_connection", "_queries", "facts", "now_us")
-
-    def __init__(
-        self, connection: sqlite3.Connection, queries: dict[str, str], now_us: int
-    ) -> None:
-        self._connection = connection
-        self._queries = queries
-        self.now_us = now_us
-        self.facts: list[object] = []
-
-    def one(self, query: str, **params: object) -> Row | None:
-        row: Row | None = self._connection.execute(self._queries[query], params).fetchone()
-        return row
-
-    def all(self, query: str, **params: object) -> Sequence[Row]:
-        return self._connection.execute(self._queries[query], params).fetchall()
-
-    def run(self, query: str, **params: object) -> int:
-        return self._connection.execute(self._queries[query], params).rowcount
-
-    def after_commit(self, fact: object) -> None:
-        self.facts.append(fact)
-
-
 class SqliteStore:
     """Opens (or makes) the database in `folder`; its `listener` hears of each commit's facts.
+
+    Unless it is `alone` it works beside a running service, on a schema of this version; to make or migrate
+    one it needs the folder for itself, for that moment.
 
     Raises:
         StoreError: the folder is in use or unwritable, the file damaged or newer than this version.
     """
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, alone: bool = True) -> None:
         self._path = folder / DATABASE_NAME
         self._clock = clock
         self._queries = load_queries()
-        self._lock = lock_directory(folder)
-        try:
-            self._connection = connect(self._path)
-            migrate(self._connection, self._path, clock.now_us())
-        except BaseException:
-            self._lock.close()
-            raise
+        self._connection, self._lock = _open(folder, clock.now_us(), alone=alone)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
         self._local = threading.local()
@@ -110,7 +87,8 @@ class SqliteStore:
         self._readers.shutdown()
         for connection in (*self._reader_connections, self._connection):
             connection.close()
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     async def _flush(self) -> None:
         loop = asyncio.get_running_loop()
@@ -187,6 +165,34 @@ class SqliteStore:
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise store_error(error, self._path) from error
+
+
+def _open(
+    folder: Path, now_us: int, *, alone: bool
+) -> tuple[sqlite3.Connection, IO[str] | None]:
+    """The connection that writes, and the folder's lock as long as it is to be held."""
+    path = folder / DATABASE_NAME
+    if not alone and path.is_file():
+        connection = connect(path)
+        try:
+            current = is_current(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        if current:
+            return connection, None
+        connection.close()
+    lock = lock_directory(folder)
+    try:
+        connection = connect(path)
+        migrate(connection, path, now_us)
+    except BaseException:
+        lock.close()
+        raise
+    if alone:
+        return connection, lock
+    lock.close()
+    return connection, None
 
 
 def undo(connection: sqlite3.Connection) -> None:

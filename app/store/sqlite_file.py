@@ -129,6 +129,22 @@ def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
         raise store_error(error, path) from error
 
 
+def is_current(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether the schema is this version's; an older, a newer and a missing one are not.
+
+    Raises:
+        StoreError: the file is damaged or cannot be read.
+    """
+    named = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'"
+    try:
+        if connection.execute(named).fetchone() is None:
+            return False
+        row = connection.execute("SELECT MAX(version) AS version FROM schema_migrations").fetchone()
+    except sqlite3.Error as error:
+        raise store_error(error, path) from error
+    return bool(row["version"] == len(load_migrations()))
+
+
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a damaged file at the start rather than in the middle of somebody's task."""
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]

@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
-from app.agent.loop import AgentLoop, Job
+from app.agent.job import Job
+from app.agent.loop import AgentLoop
 from app.agent.transcript import Transcript, rebuild
-from app.budget.ledger import Scope, session_scope, task_scope
+from app.budget.scopes import Payer
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
-from app.domain.errors import StaleLease, StoreError
+from app.domain.errors import BudgetExhausted, StaleLease, StoreError
 from app.domain.task import Claim, Conclusion, Outcome, TaskError
 from app.journal.events import CancelRequested, TaskFinished
 from app.journal.journal import Recorded, read_all
-from app.llm.call import Parked
+from app.llm.call import Parked, Paused
 from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
@@ -45,7 +47,6 @@ class WorkerPool:
         clock: Clock,
         *,
         slots: int,
-        shared_scopes: tuple[Scope, ...] = (),
     ) -> None:
         self._store = store
         self._queue = queue
@@ -53,7 +54,6 @@ class WorkerPool:
         self._turns = turns
         self._clock = clock
         self._slots = slots
-        self._shared_scopes = shared_scopes
         self._workers: list[asyncio.Task[None]] = []
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._waking: set[asyncio.Task[None]] = set()
@@ -148,12 +148,8 @@ class WorkerPool:
     async def _worked(self, claim: Claim) -> bool:
         try:
             conclusion = await self._attempt(claim)
-        except Parked as parked:
-            await self._give_back(claim, parked.reason, parked.available_at_us)
-            return parked.reason == "budget_contention"
-        except StoreError:
-            at_us = self._clock.now_us() + int(STORE_RETRY_S * US_PER_S)
-            await self._give_back(claim, "store_failed", at_us)
+        except (Parked, Paused, StoreError) as why:
+            return await self._set_aside(claim, why)
         except asyncio.CancelledError:
             await self._interrupted(claim)
         except StaleLease:
@@ -164,6 +160,19 @@ class WorkerPool:
         else:
             if conclusion is not None:
                 await self._finish(claim, conclusion)
+        return False
+
+    async def _set_aside(self, claim: Claim, why: Parked | Paused | StoreError) -> bool:
+        """The task goes on later, from its last finished step; returns whether it keeps its turn."""
+        match why:
+            case Parked():
+                await self._give_back(claim, why.reason, why.available_at_us)
+                return why.reason == "budget_contention"
+            case Paused():
+                await self._pause(claim, why.cause)
+            case _:
+                at_us = self._clock.now_us() + int(STORE_RETRY_S * US_PER_S)
+                await self._give_back(claim, "store_failed", at_us)
         return False
 
     async def _interrupted(self, claim: Claim) -> None:
@@ -192,7 +201,7 @@ class WorkerPool:
         def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
             verbs.finish(tx, subject, conclusion, cost_nano)
 
-        return Job(claim, transcript, self._scopes(claim), conclude)
+        return Job(claim, transcript, _payer(claim), conclude)
 
     async def _finish(self, claim: Claim, conclusion: Conclusion) -> None:
         def op(tx: Tx) -> Presumed:
@@ -203,11 +212,19 @@ class WorkerPool:
         self._freed(claim, await persist(self._store, self._clock, op))
 
     async def _give_back(self, claim: Claim, reason: str, available_at_us: int) -> None:
-        """Back to the queue; a cancel that came meanwhile is carried out instead."""
+        await self._let_go(
+            claim, reason, lambda tx: verbs.give_back(tx, claim.subject, reason, available_at_us)
+        )
+
+    async def _pause(self, claim: Claim, cause: BudgetExhausted) -> None:
+        await self._let_go(claim, "budget", lambda tx: verbs.pause(tx, claim.subject, cause))
+
+    async def _let_go(self, claim: Claim, reason: str, leave: Callable[[Tx], bool]) -> None:
+        """End the run but not the task; a cancel that came meanwhile is carried out instead."""
 
         def op(tx: Tx) -> Presumed:
             presumed = presume_open(tx, claim.subject, reason)
-            if not verbs.give_back(tx, claim.subject, reason, available_at_us):
+            if not leave(tx):
                 cancelled = Conclusion(Outcome.CANCELLED)
                 verbs.finish(tx, claim.subject, cancelled, presumed.spent_nano)
             return presumed
@@ -217,13 +234,7 @@ class WorkerPool:
     def _freed(self, claim: Claim, presumed: Presumed) -> None:
         """Reservations that ended here may have been what others wait for."""
         if presumed.ended_count:
-            self._turns.ended(self._scopes(claim))
-
-    def _scopes(self, claim: Claim) -> tuple[Scope, ...]:
-        """Whose money the task spends, in the fixed order task, session, service."""
-        subject = claim.subject
-        session = session_scope(subject.owner, subject.session_id)
-        return (task_scope(subject), session, *self._shared_scopes)
+            self._turns.ended(_payer(claim).scopes(self._clock.now_us()))
 
     def _on_turn(self, task_id: str) -> None:
         """The turn has come of a task that waits in the queue: let it start now."""
@@ -240,3 +251,8 @@ class WorkerPool:
         except StoreError:
             return  # it becomes available by itself, later
         self._queue.wake()
+
+
+def _payer(claim: Claim) -> Payer:
+    subject, spec = claim.subject, claim.spec
+    return Payer(subject.task_id, subject.session_id, subject.owner, spec.ancestors, spec.key_id)

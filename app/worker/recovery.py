@@ -6,6 +6,7 @@ from app.budget.ledger import Kind, open_attempts, settle
 from app.domain.task import Conclusion, Outcome, Subject, TaskStatus
 from app.journal.events import AttemptPresumed
 from app.journal.journal import append
+from app.llm.booking import tell
 from app.queue import verbs
 from app.store.port import Store, Tx
 
@@ -26,6 +27,7 @@ def presume_open(tx: Tx, subject: Subject, reason: str) -> Presumed:
     for attempt in lost:
         settled = settle(tx, attempt.id, Kind.PRESUMED)
         assert settled is not None  # noqa: S101  (it was open a moment ago, in this transaction)
+        tell(tx, attempt, settled)
         append(
             tx,
             subject,

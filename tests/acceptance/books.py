@@ -10,8 +10,10 @@ from typing import Any
 
 import orjson
 
+from app.budget.audit import Drift, audit
 from app.domain.task import Outcome, TaskStatus
 from app.store.queries import load_queries
+from app.store.sqlite_tx import SqliteTx
 
 Row = dict[str, Any]
 
@@ -41,7 +43,7 @@ class Books:
     tasks: dict[str, Row]
     events: dict[str, list[Row]]
     """By task, in order; `data` is parsed."""
-    drift: list[Row]
+    drift: list[Drift]
     bill: list[Row]
 
     @property
@@ -69,7 +71,7 @@ def read_books(path: Path, bill: dict[str, Any]) -> Books:
             reservations={r["attempt_id"]: r for r in lines if r["entry"] == "reservation"},
             tasks={row["id"]: row for row in rows(connection, "SELECT * FROM tasks")},
             events=events,
-            drift=rows(connection, load_queries()["balance_drift"]),
+            drift=list(audit(SqliteTx(connection, load_queries(), 0)).drifts),
             bill=bill["lines"],
         )
 

@@ -30,7 +30,7 @@ class Scenario:
     body: dict[str, Any]
     outcome: str
     steps: int
-    """Answers it gets when nothing is killed, or when what a kill costs is no matter."""
+    """Answers it gets when nothing is killed, at least."""
     settings: dict[str, Any] = field(default_factory=dict)
     faults: tuple[dict[str, Any], ...] = ()
     first: str | None = None

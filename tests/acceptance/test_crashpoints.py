@@ -14,6 +14,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 _LANES = 2
 _TOOLS = ["calculator", "text_stats"]
+_ALL_SCOPES = {
+    "service_budget_usd": 50,
+    "service_monthly_budget_usd": 20,
+    "service_daily_budget_usd": 5,
+}
 _WORK = Scenario(
     {
         "task": 'Work it out. [[sim {"steps": 2, "parallel": 2}]]',
@@ -22,6 +27,7 @@ _WORK = Scenario(
     },
     "answered",
     steps=3,
+    settings=_ALL_SCOPES,
 )
 SCENARIOS = {
     "three steps with two tools each between": _WORK,
@@ -43,6 +49,18 @@ SCENARIOS = {
     ),
     "a recovery with a call in flight": replace(_WORK, first="in flight: 2/1"),
 }
+_CLOSING = Scenario(
+    {
+        "task": 'On and on. [[sim {"steps": 9, "parallel": 2}]]',
+        "complexity": "simple",
+        "tools": _TOOLS,
+        "max_tokens": 128,
+        "budget_usd": 0.00096,
+        "on_budget": "finalize",
+    },
+    "budget_finalized",
+    steps=2,
+)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -61,7 +79,7 @@ async def _points(one: Lane, scenario: Scenario) -> list[str]:
     check_history(history, scenario)
     check_points(history.lives[-1])
     (task,) = history.books.tasks.values()
-    assert task["step_count"] == scenario.steps
+    assert task["step_count"] >= scenario.steps
     return history.lives[-1].points
 
 
@@ -72,6 +90,14 @@ async def test_killed_at_every_point(lanes: list[Lane], name: str) -> None:
     scenario = SCENARIOS[name]
     points = await _points(lanes[0], scenario)
     await at_each(lanes, scenario, points)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.long)])
+async def test_killed_on_the_way_to_a_closing_turn(lanes: list[Lane], every: int) -> None:
+    """Whatever call is lost, what was held back still pays for the closing turn."""
+    points = await _points(lanes[0], _CLOSING)
+    await at_each(lanes, _CLOSING, points[::every])
 
 
 @pytest.mark.long

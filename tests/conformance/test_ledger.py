@@ -3,7 +3,7 @@
 import asyncio
 import random
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from app.budget.ledger import (
-    SERVICE,
-    Attempt,
-    Balance,
-    Kind,
-    Scope,
-    Settled,
-    balance,
-    open_account,
-    open_attempts,
-    release,
-    reserve,
-    session_scope,
-    set_limit,
-    settle,
-    task_scope,
-)
+from app.budget.accounts import Balance, balance, open_account, set_limit
+from app.budget.ledger import Attempt, Kind, Settled, open_attempts, release, reserve, settle
+from app.budget.scopes import SERVICE, Scope, session_scope, task_scope
 from app.domain.clock import SystemClock
 from app.domain.task import LOCAL_OWNER, Subject
 from app.store.port import Operation, T, Tx
@@ -135,12 +121,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def new_task(self, session: str, limit: int, session_limit: int) -> Subject:
         subject = Subject(f"t{len(self.accounts)}", session)
         self.opened(session_scope(LOCAL_OWNER, session), session_limit)
-        self.opened(task_scope(subject), limit)
+        self.opened(task_scope(subject.task_id), limit)
         return subject
 
     @rule(target=held, subject=tasks, amount=amounts)
     def reserve(self, subject: Subject, amount: int) -> Hold | None:
-        scopes = (task_scope(subject), session_scope(LOCAL_OWNER, subject.session_id), SERVICE)
+        scopes = (
+            task_scope(subject.task_id),
+            session_scope(LOCAL_OWNER, subject.session_id),
+            SERVICE,
+        )
         short = next((s for s in scopes if not self.accounts[s].fits(amount)), None)
         self.count += 1
         made = Hold(Attempt(subject, self.count, 1, "m", "p"), scopes, amount)
@@ -169,7 +159,9 @@ class LedgerMachine(RuleBasedStateMachine):
         task = self.accounts[done.scopes[0]]
         del self.open[done.attempt.id]
         settled = self.do(lambda tx: settle(tx, done.attempt.id, kind, cost))
-        assert settled == Settled(charged, surplus, task.spent + task.surplus, done.amount)
+        assert settled is not None
+        booked = Settled(charged, surplus, task.spent + task.surplus, done.amount)
+        assert replace(settled, warnings=()) == booked
 
     @rule(target=ended, done=consumes(held), share=st.integers(0, 100))
     def settle_confirmed(self, done: Hold | None, share: int) -> Hold | None:
@@ -276,14 +268,18 @@ class Bank:
         for scope in self.sessions:
             open_account(tx, scope, LOCAL_OWNER, 100_500)
         for subject in self.subjects:
-            open_account(tx, task_scope(subject), LOCAL_OWNER, 25_800)
+            open_account(tx, task_scope(subject.task_id), LOCAL_OWNER, 25_800)
 
     async def customer(self) -> None:
         """Reserve, hold a moment, end; until enough was reserved."""
         while self.made < self.reservations:
             self.asked += 1
             subject = self.random.choice(self.subjects)
-            scopes = (task_scope(subject), session_scope(LOCAL_OWNER, subject.session_id), SERVICE)
+            scopes = (
+                task_scope(subject.task_id),
+                session_scope(LOCAL_OWNER, subject.session_id),
+                SERVICE,
+            )
             attempt = Attempt(subject, self.asked, 1, "m", "p")
             amount = self.random.randint(1, 9_000)
             try:
@@ -312,7 +308,7 @@ class Bank:
 
     async def check(self) -> None:
         """One look at everything: no account above its limit, no reservation on some scopes only."""
-        tasks = [task_scope(subject) for subject in self.subjects]
+        tasks = [task_scope(subject.task_id) for subject in self.subjects]
         stands = await self.store.read(balances([SERVICE, *self.sessions, *tasks]))
         self.samples += 1
         for one in stands:
@@ -368,7 +364,7 @@ async def test_a_second_reservation_of_one_attempt_is_refused(store):
     """An attempt has one reservation, whatever happens."""
     subject = Subject("t", "s")
     attempt = Attempt(subject, 1, 1, "m", "p")
-    scopes = (task_scope(subject),)
+    scopes = (task_scope(subject.task_id),)
     await store.write(lambda tx: open_account(tx, scopes[0], LOCAL_OWNER, 100))
     await store.write(hold(attempt, scopes, 10))
     with pytest.raises(Exception, match="UNIQUE constraint failed"):

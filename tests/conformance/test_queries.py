@@ -20,6 +20,10 @@ LINE = {
     "attempt": 1,
     "model": "m",
     "price_row": "p",
+    "key_id": "",
+    "agent": "",
+    "bound": "proved",
+    "usage_json": None,
     "scopes": '[["task","t"]]',
     "surplus_nano": 0,
     "input_tokens": 3,
@@ -29,6 +33,16 @@ LINE = {
     "cache_write_1h_tokens": 0,
     "web_searches": 0,
     "at_us": 7,
+}
+PAUSE: dict[str, object] = {
+    "id": "t",
+    "run": 2,
+    "paused_json": "{}",
+    "now_us": 50,
+    "available_at_us": 100,
+    "blocked_scope": "task",
+    "blocked_id": "t",
+    "blocked_needed_nano": 50,
 }
 PAGE = {"owner": "local", "before_us": 2**62, "before_id": "", "limit": 10}
 
@@ -80,6 +94,7 @@ def task(name: str, now_us: int) -> Use:
         priority=0,
         now_us=now_us,
         deadline_at_us=now_us + 100,
+        parent_id="p",
     )
 
 
@@ -97,14 +112,69 @@ def conclusion(name: str, status: str, outcome: str) -> dict[str, object]:
     }
 
 
+PERIOD = {"from_us": 7, "to_us": 8}
+LINE_KEY = {"task_id": "", "step": 0, "attempt": 0}
+USAGE_STORY = (
+    *(
+        finds(
+            f"usage_by_{view}",
+            1,
+            {"name": name, "calls": 1, "spent_nano": 45, "confirmed_nano": 45, "input_tokens": 3},
+            owner="local",
+            limit=9,
+            **PERIOD,
+        )
+        for view, name in (("model", "m"), ("session", "s"), ("key", ""), ("agent", ""), ("day", 0))
+    ),
+    finds("usage_by_day", 0, None, owner="stranger", limit=9, **PERIOD),
+    finds("usage_by_day", 0, None, owner="local", limit=9, from_us=0, to_us=7),
+    finds("usage_by_day", 0, None, owner="local", limit=9, from_us=8, to_us=9),
+    finds(
+        "settlements_page",
+        1,
+        {"entry": "settlement", "step": 1, "reserved_at_us": 7},
+        **PERIOD,
+        **LINE_KEY,
+        limit=9,
+    ),
+    finds(
+        "settlements_page",
+        0,
+        None,
+        **PERIOD,
+        **{**LINE_KEY, "task_id": "t", "step": 1, "attempt": 1},
+        limit=9,
+    ),
+    finds("answers_of_task", 0, None, task_id="t"),
+    finds(
+        "append_event",
+        1,
+        {"seq": 2},
+        subject="t",
+        type="model_answered",
+        at_us=1,
+        run=0,
+        data='{"step":1}',
+        body=None,
+    ),
+    finds("answers_of_task", 1, {"data": '{"step":1}'}, task_id="t"),
+)
 STORY = (
     finds("ping", 1, {"alive": 1}),
     changes("open_session", 1, owner="local", id="s", now_us=1),
     changes("open_session", 0, owner="local", id="s", now_us=2),
-    changes("open_account", 1, **TASK, owner="local", limit_nano=100),
-    changes("open_account", 0, **TASK, owner="local", limit_nano=200),
-    changes("open_account", 1, scope="session", id="local/s", owner="local", limit_nano=1_000),
-    changes("set_limit", 1, **TASK, limit_nano=90),
+    changes("open_account", 1, **TASK, owner="local", limit_nano=100, warn_at_nano=30),
+    changes("open_account", 0, **TASK, owner="local", limit_nano=200, warn_at_nano=1),
+    changes(
+        "open_account",
+        1,
+        scope="session",
+        id="local/s",
+        owner="local",
+        limit_nano=1_000,
+        warn_at_nano=None,
+    ),
+    changes("set_limit", 1, **TASK, limit_nano=90, warn_at_nano=30),
     finds("read_account", 1, {"limit_nano": 90, "spent_nano": 0, "surplus_nano": 0}, **TASK),
     finds("read_session", 1, {"limit_nano": 1_000, "task_count": 0}, owner="local", id="s"),
     task("t", 5),
@@ -117,6 +187,8 @@ STORY = (
     page("list_tasks_by_session", 0, session_id="other"),
     page("list_tasks_by_session_and_status", 1, session_id="s", status="queued"),
     page("list_tasks_by_session_and_status", 0, session_id="s", status="failed"),
+    finds("count_subtasks", 1, {"subtask_count": 1}, parent_id="p"),
+    finds("paused_tasks", 0, None),
     finds("waiting_tasks", 1, {"id": "t", "available_at_us": 5}),
     finds("queue_state", 1, {"priority": 0, "depth": 1, "oldest_at_us": 5}),
     finds("expired_tasks", 0, None, now_us=104, limit=9),
@@ -140,12 +212,18 @@ STORY = (
     changes("add_line", 1, **{**LINE, "entry": "reservation", "ended": 0, "amount_nano": 60}),
     finds("open_reservation", 1, {"amount_nano": 60}, task_id="t", step=1, attempt=1),
     finds("open_reservations_of_task", 1, {"step": 1, "attempt": 1}, task_id="t"),
-    finds("book", 1, {"spent_nano": 45}, **TASK, held_nano=60, spent_nano=40, surplus_nano=5),
     finds(
-        "balance_drift",
+        "book",
         1,
-        {"scope": "task", "spent_nano": 40, "lines_spent_nano": 0, "lines_surplus_nano": 0},
+        {"spent_nano": 45, "limit_nano": 90, "warn_at_nano": 30},
+        **TASK,
+        held_nano=60,
+        spent_nano=40,
+        surplus_nano=5,
     ),
+    changes("warned", 1, **TASK),
+    finds("all_accounts", 2, {"scope": "session", "spent_nano": 0}),
+    finds("sums_by_scopes", 1, {"spent_nano": 0, "reserved_nano": 60, "line_count": 1}),
     changes(
         "add_line",
         1,
@@ -173,7 +251,11 @@ STORY = (
         owner="local",
         session_id="s",
     ),
-    finds("balance_drift", 0, None),
+    finds(
+        "sums_by_scopes",
+        1,
+        {"spent_nano": 40, "reserved_nano": 0, "surplus_nano": 5, "line_count": 2},
+    ),
     finds("ledger_of_task", 2, {"entry": "reservation", "step": 1}, task_id="t", owner="local"),
     finds("ledger_of_task", 0, None, task_id="t", owner="stranger"),
     finds("ledger_of_session", 2, {"entry": "reservation"}, **LEDGER_PAGE, limit=9),
@@ -186,15 +268,25 @@ STORY = (
         limit=9,
     ),
     finds("lease_may_start", 1, {}, task_id="t", run=2),
+    changes("pause_task", 0, **{**PAUSE, "run": 1}),
+    changes("pause_task", 1, **PAUSE),
+    finds("paused_tasks", 1, {"id": "t"}),
+    finds("resume_tasks", 0, None, now_us=60, limit=9),
+    changes("set_limit", 1, **TASK, limit_nano=95, warn_at_nano=70),
+    finds("resume_tasks", 1, {"id": "t", "paused_at_us": 50}, now_us=60, limit=9),
+    finds("resume_tasks", 0, None, now_us=60, limit=9),
+    finds(
+        "claim_tasks", 1, {"run_count": 3, "deadline_at_us": 115}, worker="w", now_us=60, limit=9
+    ),
     changes("request_cancel", 0, id="t", owner="stranger"),
     changes("request_cancel", 1, id="t", owner="local"),
-    finds("lease_holds", 1, {}, task_id="t", run=2),
-    finds("lease_may_start", 0, None, task_id="t", run=2),
+    finds("lease_holds", 1, {}, task_id="t", run=3),
+    finds("lease_may_start", 0, None, task_id="t", run=3),
     finds("finish_task", 0, None, **conclusion("t", "failed", "deadline")),
     finds(
-        "finish_task", 1, {"step_count": 3}, **{**conclusion("t", "failed", "deadline"), "run": 2}
+        "finish_task", 1, {"step_count": 3}, **{**conclusion("t", "failed", "deadline"), "run": 3}
     ),
-    finds("finish_task", 0, None, **{**conclusion("t", "succeeded", "answered"), "run": 2}),
+    finds("finish_task", 0, None, **{**conclusion("t", "succeeded", "answered"), "run": 3}),
     finds(
         "append_event",
         1,
@@ -208,6 +300,7 @@ STORY = (
     ),
     finds("read_events", 1, {"seq": 1, "body": b"\x00\xff"}, subject="t", after=0, limit=5),
     finds("read_events", 0, None, subject="t", after=1, limit=5),
+    *USAGE_STORY,
 )
 
 
@@ -256,7 +349,7 @@ async def test_large_amounts_stay_exact(store, amount):
     """Nano-dollars are kept to the last digit, far above what a float could."""
 
     def op(tx: Tx) -> None:
-        tx.run("open_account", **TASK, owner="local", limit_nano=amount)
+        tx.run("open_account", **TASK, owner="local", limit_nano=amount, warn_at_nano=None)
         assert tx.run("hold", **TASK, amount_nano=amount) == 1
         row: Any = tx.one("book", **TASK, held_nano=amount, spent_nano=amount, surplus_nano=0)
         assert row["spent_nano"] == amount

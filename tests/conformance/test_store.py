@@ -20,7 +20,7 @@ class Boom(Exception):  # noqa: N818
 
 def open_account(tx: Tx, name: str) -> None:
     """Make an account with a limit of 10."""
-    tx.run("open_account", scope="task", id=name, owner="local", limit_nano=10)
+    tx.run("open_account", scope="task", id=name, owner="local", limit_nano=10, warn_at_nano=8)
 
 
 def exists(tx: Tx, name: str) -> bool:
@@ -100,15 +100,21 @@ async def test_failing_operation_hurts_no_neighbour(store):
         pytest.param(lambda tx: tx.run("open_account", scope="task"), id="parameter missing"),
         pytest.param(lambda tx: tx.run("no_such_query"), id="unknown query"),
         pytest.param(
-            lambda tx: tx.run("open_account", scope="?", id="x", owner="o", limit_nano=1),
+            lambda tx: tx.run(
+                "open_account", scope="?", id="x", owner="o", limit_nano=1, warn_at_nano=1
+            ),
             id="constraint",
         ),
         pytest.param(
-            lambda tx: tx.run("open_account", scope="task", id="x", owner="o", limit_nano=2**70),
+            lambda tx: tx.run(
+                "open_account", scope="task", id="x", owner="o", limit_nano=2**70, warn_at_nano=1
+            ),
             id="number too large",
         ),
         pytest.param(
-            lambda tx: tx.run("open_account", scope="task", id="\ud800", owner="o", limit_nano=1),
+            lambda tx: tx.run(
+                "open_account", scope="task", id="\ud800", owner="o", limit_nano=1, warn_at_nano=1
+            ),
             id="text that is no text",
         ),
     ],

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from app.agent.loop import AgentLoop, Job
+from app.agent.job import Job
+from app.agent.loop import AgentLoop
 from app.agent.transcript import Transcript
-from app.budget.ledger import open_account, session_scope, task_scope
+from app.budget.accounts import open_account
+from app.budget.scopes import Payer, session_scope, task_scope
 from app.budget.turns import Turns
 from app.domain.clock import SystemClock
 from app.domain.task import Claim, Complexity, Conclusion, Subject, TaskSpec
@@ -82,6 +84,10 @@ class Script:
             stream.feed(response["sse"].encode())
             return stream.answer()
         return parse_answer(json.dumps(response["body"]).encode(), None)
+
+    async def count_tokens(self, request: ModelRequest) -> int:
+        """Recordings have no counts."""
+        raise ModelFailure("recording_ended", "", phase=Phase.RESPONSE, status=400)
 
     async def close(self) -> None:
         """Nothing to close."""
@@ -250,7 +256,8 @@ async def replay(
         tools=tools.names(),
     )
     subject = Subject(f"task_{number}", f"session_{number}", "local")
-    scopes = (task_scope(subject), session_scope("local", subject.session_id))
+    payer = Payer(subject.task_id, subject.session_id, "local")
+    scopes = (task_scope(subject.task_id), session_scope("local", subject.session_id))
 
     def accept(tx: Tx) -> Claim:
         for scope in scopes:
@@ -275,7 +282,7 @@ async def replay(
     def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
         verbs.finish(tx, claim.subject, conclusion, cost_nano)
 
-    return script, await loop.run(Job(claim, transcript, scopes, conclude)), claim.subject
+    return script, await loop.run(Job(claim, transcript, payer, conclude)), claim.subject
 
 
 async def test_recorded_loops_replay_with_our_requests_in_the_recorded_shape(

@@ -170,6 +170,9 @@ class CrashingProvider:
         self._fuse.at("received", which)
         return answer
 
+    async def count_tokens(self, request: ModelRequest) -> int:
+        return await self._inner.count_tokens(request)
+
     async def close(self) -> None:
         await self._inner.close()
 

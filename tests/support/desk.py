@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from app.budget.accounts import ServiceLimits
 from app.budget.ledger import Settled
 from app.budget.turns import Turns
 from app.domain.errors import StoreFull
@@ -25,7 +26,7 @@ from app.store.port import Operation, T, Tx
 from app.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
 from tests.support.provider import Line, ScriptedProvider
-from tests.support.seeding import scopes_of
+from tests.support.seeding import payer_of
 
 PROMPT_TOKENS = 1_000
 
@@ -132,14 +133,18 @@ class Desk:
 
 @asynccontextmanager
 async def open_desk(
-    folder: Path, *script: Line, park_after_s: float = 5.0, **retry: Any
+    folder: Path,
+    *script: Line,
+    park_after_s: float = 5.0,
+    service: ServiceLimits | None = None,
+    **retry: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over an empty store; the provider will say `script`."""
     clock, turns = FakeClock(), Turns()
     store = FlakyStore(SqliteStore(folder, clock))
     provider = ScriptedProvider(*script)
     limits = CallLimits(park_after_s=park_after_s, retry=RetryLimits(**retry))
-    caller = Caller(store, provider, prices(), turns, clock, limits)
+    caller = Caller(store, provider, prices(), turns, clock, limits, service=service)
     try:
         yield Desk(store, provider, turns, clock, caller)
     finally:
@@ -157,7 +162,7 @@ def call_of(claim: Claim, **given: Any) -> Call:
         "subject": claim.subject,
         "step": 1,
         "request": request,
-        "scopes": scopes_of(claim.subject),
+        "payer": payer_of(claim),
         "prompt_tokens": PROMPT_TOKENS,
         "min_tokens": facts_of(request.model).min_output_tokens,
         "deadline_at_us": claim.deadline_at_us,

@@ -43,6 +43,9 @@ class ScriptedProvider:
         self.sent: list[bytes] = []
         """The messages of each request as they were then: a transcript goes on growing."""
         self.closed = False
+        self.counts: int | BaseException = 0
+        """What a token count answers."""
+        self.counted: list[ModelRequest] = []
 
     async def ask(self, request: ModelRequest) -> ModelAnswer:
         self.asked.append(request)
@@ -50,6 +53,12 @@ class ScriptedProvider:
         if not self.script:
             raise AssertionError(f"asked {len(self.asked)} times: the script is at its end")
         return await _said(self.script.pop(0), request)
+
+    async def count_tokens(self, request: ModelRequest) -> int:
+        self.counted.append(request)
+        if isinstance(self.counts, BaseException):
+            raise self.counts
+        return self.counts
 
     async def close(self) -> None:
         self.closed = True

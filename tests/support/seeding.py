@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from app.budget.ledger import Scope, open_account, session_scope, task_scope
+from app.budget.accounts import open_account
+from app.budget.audit import Drift, audit
+from app.budget.scopes import Payer, Scope, session_scope, task_scope
 from app.domain.money import NANO_PER_USD
 from app.domain.task import LOCAL_OWNER, Claim, Complexity, Subject, TaskSpec
 from app.journal.events import TaskAccepted
@@ -43,7 +45,7 @@ def accept(
     subject = Subject(task_id, session_id)
     tx.run("open_session", owner=LOCAL_OWNER, id=session_id, now_us=tx.now_us)
     open_account(tx, session_scope(LOCAL_OWNER, session_id), LOCAL_OWNER, session_nano)
-    open_account(tx, task_scope(subject), LOCAL_OWNER, asked.budget_nano)
+    open_account(tx, task_scope(subject.task_id), LOCAL_OWNER, asked.budget_nano)
     verbs.enqueue(tx, subject, asked, priority)
     append(
         tx,
@@ -80,9 +82,15 @@ async def claimed(store: Store, task_id: str = "t", **given: Any) -> Claim:
     return claim
 
 
+def payer_of(claim: Claim) -> Payer:
+    """Who pays for the task's calls."""
+    subject, asked = claim.subject, claim.spec
+    return Payer(subject.task_id, subject.session_id, subject.owner, asked.ancestors, asked.key_id)
+
+
 def scopes_of(subject: Subject, *shared: Scope) -> tuple[Scope, ...]:
     """The scopes of a task's calls, in their fixed order."""
-    return (task_scope(subject), session_scope(subject.owner, subject.session_id), *shared)
+    return (task_scope(subject.task_id), session_scope(subject.owner, subject.session_id), *shared)
 
 
 async def row_of(store: Store, task_id: str = "t") -> Row:
@@ -99,6 +107,6 @@ async def lines_of(store: Store, task_id: str = "t") -> dict[str, Any]:
     return {key: row[key] for key in row.keys()}  # type: ignore[attr-defined]  # noqa: SIM118
 
 
-async def drift(store: Store) -> list[tuple[object, ...]]:
+async def drift(store: Store) -> list[Drift]:
     """Accounts that are not the sum of their lines."""
-    return [tuple(row) for row in await store.read(lambda tx: tx.all("balance_drift"))]  # type: ignore[arg-type]
+    return list((await store.read(audit)).drifts)

@@ -1,11 +1,11 @@
 -- name: open_account
-INSERT INTO accounts (scope, id, owner, limit_nano, ceiling_nano)
-VALUES (:scope, :id, :owner, :limit_nano, :limit_nano)
+INSERT INTO accounts (scope, id, owner, limit_nano, ceiling_nano, warn_at_nano)
+VALUES (:scope, :id, :owner, :limit_nano, :limit_nano, :warn_at_nano)
 ON CONFLICT (scope, id) DO NOTHING;
 
 -- name: set_limit
 -- A limit below what is spent and held is accepted: it blocks new calls. The ceiling then shrinks with them.
-UPDATE accounts SET limit_nano = :limit_nano,
+UPDATE accounts SET limit_nano = :limit_nano, warn_at_nano = :warn_at_nano,
     ceiling_nano = CASE WHEN spent_nano + reserved_nano > :limit_nano
                         THEN spent_nano + reserved_nano ELSE :limit_nano END
 WHERE scope = :scope AND id = :id;
@@ -27,15 +27,19 @@ UPDATE accounts SET reserved_nano = reserved_nano - :held_nano,
     ceiling_nano = CASE WHEN spent_nano + :spent_nano + reserved_nano - :held_nano > limit_nano
                         THEN spent_nano + :spent_nano + reserved_nano - :held_nano ELSE limit_nano END
 WHERE scope = :scope AND id = :id
-RETURNING spent_nano + surplus_nano AS spent_nano;
+RETURNING spent_nano + surplus_nano AS spent_nano, limit_nano, warn_at_nano;
+
+-- name: warned
+-- The soft threshold is told once; a new limit sets it again.
+UPDATE accounts SET warn_at_nano = NULL WHERE scope = :scope AND id = :id;
 
 -- name: add_line
 INSERT INTO ledger_lines (task_id, step, attempt, ended, entry, kind, owner, session_id, run, model, price_row,
-    scopes, amount_nano, surplus_nano, input_tokens, output_tokens, cache_read_tokens,
-    cache_write_5m_tokens, cache_write_1h_tokens, web_searches, at_us)
+    key_id, agent, bound, scopes, amount_nano, surplus_nano, input_tokens, output_tokens, cache_read_tokens,
+    cache_write_5m_tokens, cache_write_1h_tokens, web_searches, usage_json, at_us)
 VALUES (:task_id, :step, :attempt, :ended, :entry, :kind, :owner, :session_id, :run, :model, :price_row,
-    :scopes, :amount_nano, :surplus_nano, :input_tokens, :output_tokens, :cache_read_tokens,
-    :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :at_us);
+    :key_id, :agent, :bound, :scopes, :amount_nano, :surplus_nano, :input_tokens, :output_tokens, :cache_read_tokens,
+    :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :usage_json, :at_us);
 
 -- name: open_reservation
 -- A reservation that nothing has ended yet.
@@ -84,26 +88,15 @@ SELECT * FROM ledger_lines WHERE owner = :owner AND session_id = :session_id
   AND (at_us, task_id, step, attempt, ended) > (:at_us, :task_id, :step, :attempt, :ended)
 ORDER BY at_us, task_id, step, attempt, ended LIMIT :limit;
 
--- name: balance_drift
--- Accounts whose balance is not the sum of their lines: there must be none.
-WITH lines AS (
-    SELECT l.task_id, l.owner || '/' || l.session_id AS session, l.scopes,
-        CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END AS spent,
-        l.surplus_nano AS surplus,
-        CASE WHEN l.ended = 0 AND e.ended IS NULL THEN l.amount_nano ELSE 0 END AS reserved
-    FROM ledger_lines AS l LEFT JOIN ledger_lines AS e
-        ON e.task_id = l.task_id AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1 AND l.ended = 0),
-sums AS (
-    SELECT 'task' AS scope, task_id AS id, SUM(spent) AS spent, SUM(surplus) AS surplus, SUM(reserved) AS reserved
-    FROM lines WHERE scopes LIKE '%"task"%' GROUP BY task_id
-    UNION ALL SELECT 'session', session, SUM(spent), SUM(surplus), SUM(reserved)
-    FROM lines WHERE scopes LIKE '%"session"%' GROUP BY session
-    UNION ALL SELECT 'service', 'service', SUM(spent), SUM(surplus), SUM(reserved)
-    FROM lines WHERE scopes LIKE '%"service"%' HAVING COUNT(*) > 0)
-SELECT a.scope, a.id, a.spent_nano, a.reserved_nano, a.surplus_nano,
-    COALESCE(s.spent, 0) AS lines_spent_nano, COALESCE(s.reserved, 0) AS lines_reserved_nano,
-    COALESCE(s.surplus, 0) AS lines_surplus_nano
-FROM accounts AS a LEFT JOIN sums AS s ON s.scope = a.scope AND s.id = a.id
-WHERE a.spent_nano <> COALESCE(s.spent, 0) OR a.reserved_nano <> COALESCE(s.reserved, 0)
-    OR a.surplus_nano <> COALESCE(s.surplus, 0)
-ORDER BY a.scope, a.id;
+-- name: sums_by_scopes
+-- What the lines say of the balances: sums of all lines that were booked on the same accounts.
+SELECT l.scopes, SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END) AS spent_nano,
+    SUM(l.surplus_nano) AS surplus_nano,
+    SUM(CASE WHEN l.ended = 0 AND e.ended IS NULL THEN l.amount_nano ELSE 0 END) AS reserved_nano,
+    COUNT(*) AS line_count
+FROM ledger_lines AS l LEFT JOIN ledger_lines AS e
+    ON e.task_id = l.task_id AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1 AND l.ended = 0
+GROUP BY l.scopes;
+
+-- name: all_accounts
+SELECT scope, id, spent_nano, reserved_nano, surplus_nano FROM accounts ORDER BY scope, id;

@@ -9,8 +9,12 @@ FROM sessions AS s JOIN accounts AS a ON a.scope = 'session' AND a.id = s.owner 
 WHERE s.owner = :owner AND s.id = :id;
 
 -- name: insert_task
-INSERT INTO tasks (id, owner, session_id, status, spec, priority, created_at_us, available_at_us, deadline_at_us)
-VALUES (:id, :owner, :session_id, 'queued', :spec, :priority, :now_us, :now_us, :deadline_at_us);
+INSERT INTO tasks (id, owner, session_id, status, spec, priority, created_at_us, available_at_us, deadline_at_us,
+    parent_id)
+VALUES (:id, :owner, :session_id, 'queued', :spec, :priority, :now_us, :now_us, :deadline_at_us, :parent_id);
+
+-- name: count_subtasks
+SELECT COUNT(*) AS subtask_count FROM tasks WHERE parent_id = :parent_id;
 
 -- name: read_task
 SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
@@ -60,6 +64,24 @@ RETURNING *;
 UPDATE tasks SET status = 'queued', lease_owner = NULL, available_at_us = :available_at_us
 WHERE id = :id AND run_count = :run AND status = 'running';
 
+-- name: pause_task
+-- It waits until the account that blocks it can pay, or until its window is over.
+UPDATE tasks SET status = 'paused', lease_owner = NULL, paused_json = :paused_json, paused_at_us = :now_us,
+    available_at_us = :available_at_us, blocked_scope = :blocked_scope, blocked_id = :blocked_id,
+    blocked_needed_nano = :blocked_needed_nano
+WHERE id = :id AND run_count = :run AND status = 'running';
+
+-- name: resume_tasks
+-- The deadline stood still while the task was paused.
+UPDATE tasks SET status = 'queued', paused_json = NULL, available_at_us = :now_us,
+    deadline_at_us = deadline_at_us + CASE WHEN paused_at_us < :now_us THEN :now_us - paused_at_us ELSE 0 END
+WHERE id IN (
+    SELECT t.id FROM tasks AS t LEFT JOIN accounts AS a ON a.scope = t.blocked_scope AND a.id = t.blocked_id
+    WHERE t.status = 'paused' AND (t.available_at_us <= :now_us
+        OR a.limit_nano - a.spent_nano - a.surplus_nano >= t.blocked_needed_nano)
+    ORDER BY t.priority, t.created_at_us, t.id LIMIT :limit)
+RETURNING id, session_id, owner, run_count, paused_at_us;
+
 -- name: make_available
 UPDATE tasks SET turn_called = 1,
     available_at_us = CASE WHEN available_at_us > :now_us THEN :now_us ELSE available_at_us END
@@ -70,8 +92,8 @@ UPDATE tasks SET step_count = :step WHERE id = :id AND run_count = :run AND stat
 
 -- name: finish_task
 UPDATE tasks SET status = :status, outcome = :outcome, finished_at_us = :now_us, lease_owner = NULL,
-    result_json = :result_json, result_partial = :result_partial, error_json = :error_json
-WHERE id = :id AND run_count = :run AND status IN ('queued', 'running', 'cancelling')
+    paused_json = NULL, result_json = :result_json, result_partial = :result_partial, error_json = :error_json
+WHERE id = :id AND run_count = :run AND status IN ('queued', 'running', 'paused', 'cancelling')
 RETURNING step_count, created_at_us;
 
 -- name: request_cancel
@@ -92,3 +114,6 @@ WHERE status = 'queued' GROUP BY priority;
 
 -- name: waiting_tasks
 SELECT id, available_at_us FROM tasks WHERE status = 'queued';
+
+-- name: paused_tasks
+SELECT id FROM tasks WHERE status = 'paused';

@@ -27,7 +27,10 @@ ENDPOINTS = {
     ("get", "/tasks/{task_id}/events"),
     ("get", "/sessions/{session_id}"),
     ("get", "/sessions/{session_id}/usage"),
+    ("get", "/usage"),
     ("put", "/sessions/{session_id}/budget"),
+    ("put", "/tasks/{task_id}/budget"),
+    ("get", "/models"),
     ("get", "/healthz"),
     ("get", "/readyz"),
     ("get", "/metrics"),
@@ -104,6 +107,9 @@ def test_references_exist() -> None:
 @pytest.mark.parametrize(("method", "path", "example"), _examples())
 async def test_examples(bursar: Running, method: str, path: str, example: Any) -> None:
     """Every example of a request works as printed, and a task of an example gets its answer."""
+    if "{task_id}" in path:
+        bursar.script({"kind": "latency", "delay_s": 0.5})
+        path = path.replace("{task_id}", (await bursar.submit())["id"])
     answer = await bursar.client.request(
         method.upper(), path.replace("{session_id}", "demo"), json=example
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.agent.loop import AgentLoop, Job
+from app.agent.job import Job
+from app.agent.loop import AgentLoop
 from app.agent.transcript import Transcript, rebuild
 from app.domain.task import Claim, Conclusion
 from app.journal.journal import read_all
@@ -20,7 +21,7 @@ from app.tools.run import ToolLimits
 from tests.support.desk import Desk, open_desk
 from tests.support.probe import ANYTHING, Probe
 from tests.support.provider import Line
-from tests.support.seeding import claimed, scopes_of
+from tests.support.seeding import claimed, payer_of
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Studio:
             verbs.finish(tx, claim.subject, conclusion, cost_nano)
 
         begun = transcript or Transcript.begin(claim.spec)
-        return Job(claim, begun, scopes_of(claim.subject), conclude)
+        return Job(claim, begun, payer_of(claim), conclude)
 
     async def run(self, claim: Claim) -> Conclusion | None:
         """One run from the start."""

@@ -7,8 +7,8 @@ import orjson
 import pytest
 
 from app.agent.loop import OVERCHARGED
-from app.agent.transcript import INTERRUPTED, NUDGE, rebuild
-from app.agent.verdict import CONTINUATIONS_LIMIT, TOOL_CALLS_LIMIT
+from app.agent.transcript import INTERRUPTED, NUDGE, TOOL_CALLS_LIMIT, rebuild
+from app.agent.verdict import CONTINUATIONS_LIMIT
 from app.domain.errors import StaleLease
 from app.domain.task import Outcome
 from app.journal.events import ModelAnswered, TaskFinished, ToolFinished, ToolStarted

@@ -288,8 +288,8 @@ def test_nudge_asks_in_words_and_does_not_send_the_empty_answer_back():
 def test_enlarged_doubles_within_what_the_model_gives():
     """Twice the tokens, never above the model's own limit."""
     top = facts_of(HAIKU).max_output_tokens
-    assert enlarged_max_tokens(SPEC, 2_048) == 4_096
-    assert enlarged_max_tokens(SPEC, top - 1) == top
+    assert enlarged_max_tokens(SPEC.model, 2_048) == 4_096
+    assert enlarged_max_tokens(SPEC.model, top - 1) == top
     transcript = Transcript.begin(SPEC)
     transcript.answered(answer(text("half")), "enlarge")
     assert (transcript.max_tokens, len(transcript.messages)) == (4_096, 1)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.budget.ledger import Scope
+from app.budget.scopes import Scope
 from app.budget.turns import Turns
 
 A, B = Scope("session", "local/a"), Scope("service", "service")

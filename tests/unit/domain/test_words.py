@@ -114,7 +114,11 @@ def test_terminal_statuses():
 
 @pytest.mark.parametrize("outcome", list(Outcome))
 def test_every_outcome_has_its_terminal_status(outcome):
-    """Only an answer succeeds, only a cancellation is cancelled, everything else has failed."""
-    expected = {"answered": "succeeded", "cancelled": "cancelled"}.get(outcome, "failed")
+    """Only an answer or a closing turn succeeds, only a cancellation is cancelled, everything else has failed."""
+    expected = {
+        "answered": "succeeded",
+        "budget_finalized": "succeeded",
+        "cancelled": "cancelled",
+    }.get(outcome, "failed")
     assert outcome.status == expected
     assert outcome.status.terminal

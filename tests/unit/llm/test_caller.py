@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from app.budget.ledger import SERVICE, open_account, session_scope, set_limit, task_scope
+from app.budget.accounts import ServiceLimits, set_limit
+from app.budget.keys import create_key
+from app.budget.scopes import KINDS, session_scope, task_scope
 from app.domain.errors import BudgetExhausted, StaleLease, StoreFull
 from app.domain.task import LOCAL_OWNER, Claim
 from app.journal.events import (
@@ -22,7 +24,7 @@ from app.queue import verbs
 from tests.support.clock import FakeClock
 from tests.support.desk import PROMPT_TOKENS, Desk, call_of, decide, open_desk, prices
 from tests.support.provider import HAIKU, Hang, answer, text, thinking, usage
-from tests.support.seeding import USD, claimed, drift, lines_of, row_of, scopes_of
+from tests.support.seeding import USD, claimed, drift, lines_of, row_of
 
 FACTS = facts_of(HAIKU)
 FLOOR = FACTS.min_output_tokens
@@ -96,13 +98,14 @@ async def test_answer_is_paid_at_its_reported_usage(desk):
 
 
 @pytest.mark.parametrize("spare", [0, 1, 10_000, 123_457])
-@pytest.mark.parametrize("tight", ["task", "session", "service"])
+@pytest.mark.parametrize("tight", KINDS)
 async def test_max_tokens_is_clamped_to_what_the_budget_pays(tmp_path, tight, spare):
     """The tightest scope decides how much output is asked for, to the token; never more than wished."""
     budget = worst(FLOOR) + spare
-    async with open_desk(tmp_path, answer(text("hello"))) as desk:
-        claim = await claimed_with(desk, tight, budget)
-        call = call_of(claim, scopes=scopes_of(claim.subject, SERVICE))
+    limits = dict.fromkeys(KINDS, USD) | {tight: budget}
+    async with open_desk(tmp_path, answer(text("hello")), service=service_of(limits)) as desk:
+        claim = await claimed_with(desk, limits)
+        call = call_of(claim)
         await desk.ask(call)
     (asked,) = desk.provider.asked
     assert asked.max_tokens == affordable_max_tokens(row(), FACTS, PROMPT_TOKENS, budget)
@@ -110,21 +113,39 @@ async def test_max_tokens_is_clamped_to_what_the_budget_pays(tmp_path, tight, sp
     assert worst(asked.max_tokens) <= budget < worst(asked.max_tokens + 1)
 
 
-async def claimed_with(desk: Desk, tight: str, budget: int) -> Claim:
-    """A running task with this budget on one of its scopes, and plenty on the others."""
-    limits = {"task": USD, "session": USD, "service": USD, tight: budget}
-    await desk.store.write(lambda tx: open_account(tx, SERVICE, LOCAL_OWNER, limits["service"]))
-    return await claimed(desk.store, budget_nano=limits["task"], session_nano=limits["session"])
+def service_of(limits: dict[str, int]) -> ServiceLimits:
+    """The service's part of budgets by scope."""
+    return ServiceLimits(limits["service_day"], limits["service_month"], limits["service"])
 
 
-@pytest.mark.parametrize("tight", ["task", "session", "service"])
+async def claimed_with(desk: Desk, limits: dict[str, int]) -> Claim:
+    """A running task with these budgets on its scopes."""
+    key_id, _ = await desk.store.write(
+        lambda tx: create_key(
+            tx,
+            LOCAL_OWNER,
+            "a key",
+            day_limit_nano=limits["key_day"],
+            month_limit_nano=limits["key_month"],
+        )
+    )
+    return await claimed(
+        desk.store,
+        budget_nano=limits["task"],
+        session_nano=limits["session"],
+        key_id=key_id,
+    )
+
+
+@pytest.mark.parametrize("tight", KINDS)
 async def test_no_call_when_not_even_a_minimal_one_is_paid_for(tmp_path, tight):
     """One nano-dollar below a minimal call: the typed error, no call, nothing held, nothing written."""
     budget = worst(FLOOR) - 1
-    async with open_desk(tmp_path) as desk:
-        claim = await claimed_with(desk, tight, budget)
+    limits = dict.fromkeys(KINDS, USD) | {tight: budget}
+    async with open_desk(tmp_path, service=service_of(limits)) as desk:
+        claim = await claimed_with(desk, limits)
         with pytest.raises(BudgetExhausted) as raised:
-            await desk.ask(call_of(claim, scopes=scopes_of(claim.subject, SERVICE)))
+            await desk.ask(call_of(claim))
         assert desk.provider.asked == []
         assert await desk.events(claim, AttemptStarted) == []
         assert (await row_of(desk.store))["reserved_nano"] == 0
@@ -296,7 +317,7 @@ async def test_a_lowered_limit_blocks_the_next_call(desk):
     with pytest.raises(BudgetExhausted) as raised:
         await desk.caller.ask(call_of(claim, step=2), decide)
     assert raised.value.scope == "session"
-    await desk.store.write(lambda tx: set_limit(tx, task_scope(claim.subject), 0))
+    await desk.store.write(lambda tx: set_limit(tx, task_scope(claim.subject.task_id), 0))
     with pytest.raises(BudgetExhausted):
         await desk.ask(call_of(claim, step=2))
 

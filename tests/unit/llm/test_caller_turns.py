@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.budget.ledger import SERVICE, open_account, session_scope
+from app.budget.accounts import ServiceLimits
+from app.budget.scopes import session_scope
 from app.domain.task import LOCAL_OWNER, Claim
 from app.journal.events import AttemptFailed, AttemptPresumed, AttemptStarted, ReservationWaited
 from app.llm.call import Call, Parked
@@ -15,7 +16,7 @@ from app.queue import verbs
 from tests.support.clock import yielded
 from tests.support.desk import Desk, call_of, open_desk
 from tests.support.provider import Hang, answer, lost, text
-from tests.support.seeding import accepted, drift, lines_of, row_of, scopes_of
+from tests.support.seeding import accepted, drift, lines_of, row_of
 
 SESSION = session_scope(LOCAL_OWNER, "s")
 
@@ -146,8 +147,8 @@ async def test_calls_that_cross_in_two_lines_all_get_through(tmp_path):
     price = await one_call_nano(tmp_path)
     names = [f"t{number}" for number in range(12)]
     said = [answer(text("x")) for _ in names]
-    async with open_desk(tmp_path / "d", *said, park_after_s=30.0) as desk:
-        await desk.store.write(lambda tx: open_account(tx, SERVICE, LOCAL_OWNER, price * 7 // 2))
+    service = ServiceLimits(ever_nano=price * 7 // 2)
+    async with open_desk(tmp_path / "d", *said, park_after_s=30.0, service=service) as desk:
         for number, name in enumerate(names):
             await accepted(
                 desk.store, name, session_id=f"s{number % 3}", session_nano=price * 5 // 2
@@ -159,7 +160,6 @@ async def test_calls_that_cross_in_two_lines_all_get_through(tmp_path):
                     desk.ask(
                         call_of(
                             claim,
-                            scopes=scopes_of(claim.subject, SERVICE),
                             max_tokens=(2_048, 900)[number % 2],
                         )
                     )

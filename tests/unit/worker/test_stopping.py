@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.budget.ledger import Attempt, open_attempts, reserve, task_scope
+from app.budget.ledger import Attempt, open_attempts, reserve
+from app.budget.scopes import task_scope
 from app.domain.task import LOCAL_OWNER, TaskStatus
 from app.journal.events import (
     AttemptPresumed,
@@ -312,6 +313,6 @@ async def test_attempts_of_an_interrupted_step_have_new_numbers(open_works):
         await works.ended()
         assert [request.reference for request in works.desk.provider.asked] == ["t/1/2"]
         stands = await works.desk.store.read(
-            lambda tx: tx.one("read_account", scope="task", id=task_scope(claim.subject).id)
+            lambda tx: tx.one("read_account", scope="task", id=task_scope(claim.subject.task_id).id)
         )
         assert stands["reserved_nano"] == 0

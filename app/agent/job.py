@@ -1,0 +1,28 @@
+"""A claimed task, ready to be worked on, and how it is ended."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.agent.transcript import Transcript
+from app.budget.scopes import Payer
+from app.domain.task import Claim, Conclusion, Outcome, TaskError
+from app.store.port import Tx
+
+Conclude = Callable[[Tx, Conclusion, int], None]
+"""Ends the task with what it cost (nano-dollars), in the caller's transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run's work."""
+
+    claim: Claim
+    transcript: Transcript
+    payer: Payer
+    conclude: Conclude
+
+
+def with_partial(job: Job, outcome: Outcome, error: TaskError) -> Conclusion:
+    """A failed end that keeps the latest text, marked as partial."""
+    text = job.transcript.last_text or None
+    return Conclusion(outcome, text, partial=text is not None, error=error)

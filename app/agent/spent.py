@@ -1,0 +1,96 @@
+"""When spent money leaves less than the next call may cost: a cheaper model, a pause, a closing turn, or the end."""
+
+from collections.abc import Callable
+
+from app.agent.job import Job, with_partial
+from app.domain.clock import Clock
+from app.domain.errors import BudgetExhausted
+from app.domain.money import format_usd
+from app.domain.task import BudgetPolicy, Conclusion, Outcome, TaskError
+from app.journal.events import BudgetFinalizing, Event, ModelDowngraded
+from app.journal.journal import append, fence
+from app.llm.call import Paused
+from app.store.persist import persist
+from app.store.port import Store, Tx
+
+Cheaper = Callable[[str], str | None]
+"""From a model to the next cheaper route, if there is one."""
+
+
+def no_cheaper(_model: str) -> str | None:
+    """There is nothing to go down to."""
+    return None
+
+
+class SpentBudget:
+    """Applies a task's policy. What it decides is an event before it takes effect: a restart comes to the same."""
+
+    def __init__(self, store: Store, clock: Clock, cheaper: Cheaper) -> None:
+        self._store = store
+        self._clock = clock
+        self._cheaper = cheaper
+
+    async def decide(self, job: Job, error: BudgetExhausted) -> Conclusion | None:
+        """What follows: None when the task goes on, in another way; else its end.
+
+        Raises:
+            Paused: the task waits for more money.
+            StaleLease: this run no longer holds the task.
+        """
+        spec, transcript = job.claim.spec, job.transcript
+        if spec.downgrade and not transcript.closing:
+            model = self._cheaper(transcript.model)
+            if model is not None:
+                await self._write(job, _downgraded(job, model, error))
+                transcript.switch_model(model)
+                return None
+        if spec.on_budget is BudgetPolicy.PAUSE:
+            raise Paused(error)
+        if spec.on_budget is BudgetPolicy.FINALIZE:
+            if not transcript.closing:
+                await self._write(job, _finalizing(job, error, cut=False))
+                transcript.close()
+                return None
+            # Even the closing turn is too dear: only the price of one without these was held back.
+            if transcript.leave_out_results():
+                await self._write(job, _finalizing(job, error, cut=True))
+                return None
+        return _exhausted(job, error)
+
+    async def _write(self, job: Job, event: Event) -> None:
+        subject = job.claim.subject
+
+        def op(tx: Tx) -> None:
+            fence(tx, subject)
+            append(tx, subject, event)
+
+        await persist(self._store, self._clock, op)
+
+
+def _downgraded(job: Job, model: str, error: BudgetExhausted) -> ModelDowngraded:
+    return ModelDowngraded(
+        step=job.transcript.step + 1,
+        from_model=job.transcript.model,
+        to_model=model,
+        scope=error.scope,
+        needed_nano=error.needed_nano,
+    )
+
+
+def _finalizing(job: Job, error: BudgetExhausted, *, cut: bool) -> BudgetFinalizing:
+    return BudgetFinalizing(
+        step=job.transcript.step + 1,
+        scope=error.scope,
+        limit_nano=error.limit_nano,
+        spent_nano=error.spent_nano,
+        results_cut=cut,
+    )
+
+
+def _exhausted(job: Job, error: BudgetExhausted) -> Conclusion:
+    message = (
+        f"The {error.scope}'s budget of {format_usd(error.limit_nano)} USD is spent but for "
+        f"{format_usd(max(error.limit_nano - error.spent_nano, 0))} USD; the smallest useful call may cost "
+        f"{format_usd(error.needed_nano)} USD. No call was made."
+    )
+    return with_partial(job, Outcome.BUDGET_EXHAUSTED, TaskError("budget_exhausted", message))

@@ -1,0 +1,167 @@
+"""Accounts: the budget of each scope and what has become of it. Inside the caller's transaction, in nano-dollars."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from app.budget.scopes import (
+    SERVICE,
+    Payer,
+    Scope,
+    key_windows,
+    resets_at_us,
+    service_windows,
+    session_scope,
+    task_scope,
+)
+from app.domain.errors import BudgetExhausted, NotFound
+from app.domain.money import MAX_USD, NANO_PER_USD
+from app.store.port import Tx
+
+UNLIMITED_NANO = MAX_USD * NANO_PER_USD
+WARN_PERCENT = 80
+"""How much of a budget is spent when a warning is due, unless the settings say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """How an account stands."""
+
+    scope: Scope
+    limit_nano: int
+    spent_nano: int
+    """Settled, surplus included."""
+    reserved_nano: int
+
+    @property
+    def unspent_nano(self) -> int:
+        """What spent money leaves; other calls may hold parts of it."""
+        return self.limit_nano - self.spent_nano
+
+    @property
+    def free_nano(self) -> int:
+        """What can be reserved right now."""
+        return self.unspent_nano - self.reserved_nano
+
+    def exhausted(self, needed_nano: int) -> BudgetExhausted:
+        """The error that says that this budget is spent, and what a minimal call would have needed."""
+        return BudgetExhausted(
+            scope=self.scope.kind,
+            scope_id=self.scope.id,
+            limit_nano=self.limit_nano,
+            spent_nano=self.spent_nano,
+            reserved_nano=self.reserved_nano,
+            needed_nano=needed_nano,
+            resets_at_us=resets_at_us(self.scope),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """The budgets of the whole service, in nano-dollars; None is no such budget."""
+
+    day_nano: int | None = None
+    month_nano: int | None = None
+    ever_nano: int | None = None
+    warn_percent: int = WARN_PERCENT
+
+
+def open_account(
+    tx: Tx, scope: Scope, owner: str, limit_nano: int, warn_percent: int = WARN_PERCENT
+) -> None:
+    """Make the account if it is new; an existing one keeps its limit."""
+    tx.run(
+        "open_account",
+        scope=scope.kind,
+        id=scope.id,
+        owner=owner,
+        limit_nano=limit_nano,
+        warn_at_nano=_warn_at_nano(limit_nano, warn_percent),
+    )
+
+
+def set_limit(tx: Tx, scope: Scope, limit_nano: int, warn_percent: int = WARN_PERCENT) -> None:
+    """Change a limit. One below what is spent is accepted: it blocks new calls."""
+    tx.run(
+        "set_limit",
+        scope=scope.kind,
+        id=scope.id,
+        limit_nano=limit_nano,
+        warn_at_nano=_warn_at_nano(limit_nano, warn_percent),
+    )
+
+
+def set_service_limits(tx: Tx, service: ServiceLimits) -> None:
+    """Let the service's budgets count from now on, in the windows that are open, too."""
+    day, month = service_windows(tx.now_us)
+    limits = ((day, service.day_nano), (month, service.month_nano), (SERVICE, service.ever_nano))
+    for scope, limit in limits:
+        # No limit any more: whoever waits for this budget must be able to go on.
+        set_limit(tx, scope, UNLIMITED_NANO if limit is None else limit, service.warn_percent)
+
+
+def balance(tx: Tx, scope: Scope) -> Balance:
+    """How the account stands.
+
+    Raises:
+        NotFound: there is no such account.
+    """
+    found = _find(tx, scope)
+    if found is None:
+        raise NotFound(scope.kind, scope.id)
+    return found
+
+
+def balances(tx: Tx, payer: Payer, service: ServiceLimits) -> list[Balance]:
+    """How every budget stands that the payer's calls draw on, in the order in which they are taken.
+
+    A window that nobody has used yet is opened with its limit.
+
+    Raises:
+        NotFound: the task's or the session's account is missing.
+    """
+    found = [balance(tx, task_scope(task_id)) for task_id in (payer.task_id, *payer.ancestors)]
+    found.append(balance(tx, session_scope(payer.owner, payer.session_id)))
+    found += shared_balances(tx, payer.owner, payer.key_id, service)
+    return found
+
+
+def shared_balances(
+    tx: Tx, owner: str, key_id: str | None, service: ServiceLimits
+) -> Iterator[Balance]:
+    """The budgets that a task shares with all others of its key and of the service; opened where new."""
+    if key_id:
+        limits = tx.one("read_key_limits", id=key_id)
+        if limits is None:
+            raise NotFound("key", key_id)
+        day, month = key_windows(key_id, tx.now_us)
+        for scope, limit in ((day, limits["day_limit_nano"]), (month, limits["month_limit_nano"])):
+            if limit is not None:
+                yield _opened(tx, scope, owner, limit, service.warn_percent)
+    day, month = service_windows(tx.now_us)
+    for scope, limit in (
+        (day, service.day_nano),
+        (month, service.month_nano),
+        (SERVICE, service.ever_nano),
+    ):
+        if limit is not None:
+            yield _opened(tx, scope, "", limit, service.warn_percent)
+
+
+def _opened(tx: Tx, scope: Scope, owner: str, limit_nano: int, warn_percent: int) -> Balance:
+    found = _find(tx, scope)
+    if found is None:
+        open_account(tx, scope, owner, limit_nano, warn_percent)
+        found = Balance(scope, limit_nano, 0, 0)
+    return found
+
+
+def _find(tx: Tx, scope: Scope) -> Balance | None:
+    row = tx.one("read_account", scope=scope.kind, id=scope.id)
+    if row is None:
+        return None
+    spent = row["spent_nano"] + row["surplus_nano"]
+    return Balance(scope, row["limit_nano"], spent, row["reserved_nano"])
+
+
+def _warn_at_nano(limit_nano: int, percent: int) -> int:
+    return -(-limit_nano * percent // 100)
