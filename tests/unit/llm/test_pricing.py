@@ -2,6 +2,7 @@
 
 import itertools
 import timeit
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
@@ -297,6 +298,19 @@ def test_the_operators_file_goes_first(tmp_path):
     assert book.row("claude-haiku-5-5", AT).web_search_nano == 10_000_000
     assert book.cost(one("claude-haiku-5-5", input=9, output=9), AT).nano == 0
     assert "my-model" in book.known_models()
+
+
+def test_the_example_in_the_documents_is_a_price_file(tmp_path):
+    """It has every key there is, and its write prices are those that stand without them."""
+    page = Path(__file__).parents[3] / "docs" / "operations.md"
+    example = page.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    (table,) = tomllib.loads(example)["models"].values()
+    assert set(table) == {*METERS, "web_search", "long_context", "fast"}
+    row = PriceBook.load(price_file(tmp_path, example)).row("my-model", AT)
+    shorter = [line for line in example.splitlines() if "cache_write" not in line]
+    bare = PriceBook.load(price_file(tmp_path, "\n".join(shorter))).row("my-model", AT)
+    assert row == bare
+    assert (row.fast, row.web_search_nano) == (row.long, 10_000_000)
 
 
 def test_cache_prices_left_out_are_the_dear_ones(tmp_path):
