@@ -12,12 +12,14 @@ from fastapi import FastAPI
 
 from app import __version__
 from app.agent.loop import AgentLoop
+from app.agent.quote import QuoteLimits
 from app.api.app import create_app
 from app.api.gate import Gate
 from app.api.services import Defaults, Services
 from app.budget.accounts import ServiceLimits, set_service_limits
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock, SystemClock
+from app.domain.errors import StoreUnavailable
 from app.domain.ids import new_id
 from app.domain.money import nano_from_usd
 from app.journal.feed import Feed
@@ -38,6 +40,7 @@ from app.settings import Settings, SettingsError, unknown_variables, variable
 from app.simulator.core import Simulator
 from app.simulator.server import RunningServer, start
 from app.store.sqlite import SqliteStore
+from app.store.sqlite_file import DATABASE_NAME
 from app.tools.builtin import builtin_tools
 from app.tools.errors import ToolSetupError
 from app.tools.registry import ToolRegistry
@@ -112,12 +115,15 @@ async def running(
         await service.close()
 
 
-def store_beside(settings: Settings) -> SqliteStore:
-    """The store for a short command, also while a service runs on it.
+def store_beside(settings: Settings, *, make: bool) -> SqliteStore:
+    """The store for a short command, also while a service runs on it; without `make` it must be there already.
 
     Raises:
-        StoreError: the data directory or its database cannot be used.
+        StoreError: there is none, or the data directory or its database cannot be used.
     """
+    path = settings.data_dir / DATABASE_NAME
+    if not make and not path.is_file():
+        raise StoreUnavailable(f"There is no database at {path}.")
     return SqliteStore(settings.data_dir, SystemClock(), alone=False)
 
 
@@ -291,6 +297,7 @@ def _defaults(settings: Settings) -> Defaults:
         task_budget_nano=nano_from_usd(settings.task_budget_usd),
         session_budget_nano=nano_from_usd(settings.session_budget_usd),
         service=service_limits(settings),
+        quote=QuoteLimits(settings.retry_attempts, settings.tool_result_limit_bytes),
         max_steps=settings.max_steps,
         max_tokens=settings.max_tokens,
         deadline_s=settings.task_deadline_s,

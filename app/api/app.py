@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
-from app.api import events, health, ledger, models, problems, sessions, spec, tasks, usage
+from app.api import events, health, ledger, models, problems, quotes, sessions, spec, tasks, usage
 
 DESCRIPTION = """\
 Runs Claude agents for other programs: `POST /tasks` puts a task into a durable queue, workers run the agent
@@ -17,6 +17,7 @@ loop, and every dollar is reserved before it is spent.
 Amounts are JSON numbers in USD (`*_usd`), exact to the nano-dollar. Errors are RFC 9457 problems: branch on
 `type`. A spent budget is a 402, never a 429: do not retry it.
 """
+_MODULES = (tasks, sessions, events, ledger, usage, models, quotes, health)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -31,10 +32,10 @@ def create_app(version: str, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False},
     )
-    for module in (tasks, sessions, events, ledger, usage, models, health):
+    for module in _MODULES:
         app.include_router(module.router)
     problems.install(app)
-    spec.install(app)
+    spec.install(app, [route for module in _MODULES for route in module.router.routes])
     return app
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.api import present
+from app.api.guarded import GuardedRoute
 from app.api.schemas import EventPage, Problem
 from app.api.services import Services, principal
 from app.domain.errors import NotFound
@@ -16,7 +17,7 @@ from app.journal.journal import PAGE_LIMIT, Recorded, read
 from app.journal.views import public_entry
 from app.store.port import Row
 
-router = APIRouter(tags=["tasks"])
+router = APIRouter(route_class=GuardedRoute, tags=["tasks"])
 PING_S = 15.0
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _SEQ_LIMIT = 2**31 - 1

@@ -9,7 +9,7 @@ from app.store.port import Store, Tx
 REMEMBERED_S = 1.0
 """How long an answer of the key table is good for: a revoked key stops working within this time."""
 REMEMBERED_LIMIT = 10_000
-_SCHEME = "bearer "
+_SCHEME = "bearer"
 
 
 class Gate:
@@ -28,20 +28,14 @@ class Gate:
         Raises:
             Unauthorized: no key, where one is needed; or one that is unknown or revoked.
         """
-        if authorization is None or not authorization.strip():
-            return await self._without_key()
-        if not authorization.lower().startswith(_SCHEME):
-            raise Unauthorized("Send the key as 'Authorization: Bearer <key>'.")
-        found = await self._find(authorization[len(_SCHEME) :].strip())
+        text = _key_in(authorization or "")
+        found = await self._find(text) if text else None
         if found is not None:
             return found
-        if await self._is_open():  # keys are off: what a client sends out of habit does no harm
+        if await self._is_open():  # what a client sends out of habit does no harm then
             return Principal(LOCAL_OWNER)
-        raise Unauthorized("This API key is unknown or revoked.")
-
-    async def _without_key(self) -> Principal:
-        if await self._is_open():
-            return Principal(LOCAL_OWNER)
+        if text:
+            raise Unauthorized("This API key is unknown or revoked.")
         raise Unauthorized("An API key is needed: send it as 'Authorization: Bearer <key>'.")
 
     async def _is_open(self) -> bool:
@@ -69,3 +63,9 @@ class Gate:
             self._known.clear()
         self._known[digest] = (now_s + REMEMBERED_S, found)
         return found
+
+
+def _key_in(authorization: str) -> str:
+    """The key's text; empty without one."""
+    scheme, _, text = authorization.strip().partition(" ")
+    return text.strip() if scheme.lower() == _SCHEME else ""

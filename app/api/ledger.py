@@ -9,13 +9,14 @@ import orjson
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from app.api import present
+from app.api.guarded import GuardedRoute
 from app.api.schemas import LedgerPage, Problem
 from app.api.services import principal
 from app.api.sessions import SessionId
 from app.domain.errors import NotFound
 from app.store.port import Row, Tx
 
-router = APIRouter(tags=["ledger"])
+router = APIRouter(route_class=GuardedRoute, tags=["ledger"])
 PAGE_LIMIT = 1_000
 _START = (-1, "", 0, 0, 0)
 _KEY = ("at_us", "task_id", "step", "attempt", "ended")
@@ -38,7 +39,7 @@ async def get_task_ledger(request: Request, task_id: str) -> Response:
         if tx.one("read_task", id=task_id, owner=who.owner) is None:
             raise NotFound("task", task_id)
         rows = tx.all("ledger_of_task", task_id=task_id, owner=who.owner)
-        used = tx.one("usage_of_task", task_id=task_id)
+        used = tx.one("usage_of_task", task_id=task_id, owner=who.owner)
         return _page(rows, [used] if used else [], None)
 
     return present.json(await services.store.read(op))

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api import present
+from app.api.guarded import GuardedRoute
 from app.api.services import services_of
 from app.domain.clock import US_PER_S
 from app.domain.money import usd_from_nano
@@ -16,7 +17,7 @@ from app.llm.models import facts_of
 from app.llm.price_overrides import METERS
 from app.llm.pricing import PriceRow, Rates
 
-router = APIRouter(tags=["models"])
+router = APIRouter(route_class=GuardedRoute, tags=["models"])
 
 
 class _Shape(BaseModel):

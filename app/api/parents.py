@@ -49,13 +49,13 @@ def parent_of(who: Principal, parent_id: str, session_id: str | None) -> Operati
     return op
 
 
-def check_breadth(tx: Tx, parent_id: str) -> None:
+def check_breadth(tx: Tx, owner: str, parent_id: str) -> None:
     """Refuse a sub-task more than there may be; in the transaction that accepts it, so that none slips by.
 
     Raises:
         SubmissionRefused: the parent has as many as it may.
     """
-    found = tx.one("count_subtasks", parent_id=parent_id)
+    found = tx.one("count_subtasks", parent_id=parent_id, owner=owner)
     if found is not None and found["subtask_count"] >= SUBTASKS_LIMIT:
         raise _refused(f"Task {parent_id} has {SUBTASKS_LIMIT} sub-tasks, the most there can be.")
 

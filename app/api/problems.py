@@ -120,20 +120,27 @@ def _finished(error: TaskFinished) -> Response:
 
 
 def _budget(error: BudgetExhausted) -> Response:
-    remaining = max(error.limit_nano - error.spent_nano - error.reserved_nano, 0)
     return problem(
         402,
         "budget-exhausted",
         "The budget is spent.",
         f"{error} {_advice(error)}",
-        scope=error.scope,
-        limit_usd=usd_from_nano(error.limit_nano),
-        spent_usd=usd_from_nano(error.spent_nano),
-        reserved_usd=usd_from_nano(error.reserved_nano),
-        remaining_usd=usd_from_nano(remaining),
-        needed_usd=usd_from_nano(error.needed_nano),
-        resets_at=None if error.resets_at_us is None else rfc3339(error.resets_at_us),
+        **budget_members(error),
     )
+
+
+def budget_members(error: BudgetExhausted) -> dict[str, Any]:
+    """Which budget is spent, and how it stands."""
+    remaining = max(error.limit_nano - error.spent_nano - error.reserved_nano, 0)
+    return {
+        "scope": error.scope,
+        "limit_usd": usd_from_nano(error.limit_nano),
+        "spent_usd": usd_from_nano(error.spent_nano),
+        "reserved_usd": usd_from_nano(error.reserved_nano),
+        "remaining_usd": usd_from_nano(remaining),
+        "needed_usd": usd_from_nano(error.needed_nano),
+        "resets_at": None if error.resets_at_us is None else rfc3339(error.resets_at_us),
+    }
 
 
 def _advice(error: BudgetExhausted) -> str:

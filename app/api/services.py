@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from app.agent.quote import QuoteLimits
 from app.api.gate import Gate
 from app.budget.accounts import ServiceLimits
 from app.budget.keys import Principal
@@ -18,6 +19,9 @@ from app.queue.port import Queue
 from app.store.port import Store
 from app.tools.registry import ToolRegistry
 
+_WHO = "bursar.principal"
+"""Where a request keeps what was found, for who asks again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
@@ -27,6 +31,7 @@ class Defaults:
     task_budget_nano: int
     session_budget_nano: int
     service: ServiceLimits
+    quote: QuoteLimits
     max_steps: int
     max_tokens: int
     deadline_s: float
@@ -67,4 +72,8 @@ async def principal(request: Request) -> tuple[Services, Principal]:
         Unauthorized: see `Gate.principal`.
     """
     services = services_of(request)
-    return services, await services.gate.principal(request.headers.get("authorization"))
+    who: Principal | None = request.scope.get(_WHO)
+    if who is None:
+        who = await services.gate.principal(request.headers.get("authorization"))
+        request.scope[_WHO] = who
+    return services, who

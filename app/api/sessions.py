@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request, Response
 
 from app.api import present
+from app.api.guarded import GuardedRoute
 from app.api.schemas import SESSION_ID, BudgetIn, Problem, SessionOut, SessionUsageOut
 from app.api.services import principal
-from app.api.strict import StrictRoute
 from app.api.tasks import RESUME_LIMIT
 from app.budget.accounts import balance, open_account, set_limit
 from app.budget.scopes import session_scope
@@ -19,7 +19,7 @@ from app.journal.journal import append
 from app.queue import verbs
 from app.store.port import Row, Tx
 
-router = APIRouter(route_class=StrictRoute, tags=["sessions"])
+router = APIRouter(route_class=GuardedRoute, tags=["sessions"])
 SessionId = Annotated[str, Path(pattern=SESSION_ID)]
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such session."}

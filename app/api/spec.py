@@ -1,9 +1,12 @@
 """The API's description: what FastAPI derives from the code, put right where it says something else than we do."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.routing import BaseRoute
 
+from app.api.guarded import GuardedRoute
 from app.api.problems import MEDIA_TYPE
 from app.api.waiting import WAIT_LIMIT_S
 
@@ -18,24 +21,39 @@ _PREFER = {
     "example": "wait=10",
     "description": f"`wait=N` holds the answer until the task has ended, N seconds (at most {WAIT_LIMIT_S}).",
 }
+_BEARER = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key. Needed once there are keys, or always with `BURSAR_AUTH=required`.",
+}
+_UNAUTHORIZED = {
+    "description": "No API key, or one that opens nothing.",
+    "headers": {"WWW-Authenticate": {"schema": {"type": "string", "const": "Bearer"}}},
+    "content": _PROBLEM,
+}
 _WAITING = {"create_task", "get_task"}
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, routes: Iterable[BaseRoute]) -> None:
     """Let the application describe its errors as it answers them, and the headers it reads by itself."""
     derive = app.openapi
+    guarded = {route.name for route in routes if isinstance(route, GuardedRoute)}
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _complete(derive())
+            _complete(derive(), guarded)
         return derive()
 
     app.openapi = describe  # type: ignore[method-assign]  # the way FastAPI documents
 
 
-def _complete(spec: dict[str, Any]) -> None:
+def _complete(spec: dict[str, Any], guarded: set[str]) -> None:
+    spec["components"]["securitySchemes"] = {"bearer": _BEARER}
     for path in spec["paths"].values():
         for operation in path.values():
+            if operation["operationId"] in guarded:
+                operation["security"] = [{"bearer": []}, {}]
+                operation["responses"]["401"] = _UNAUTHORIZED
             _describe_errors(operation["responses"])
             if operation["operationId"] in _WAITING:
                 others = [p for p in operation.get("parameters", []) if p["name"] != "prefer"]

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from app.agent.quote import first_prompt_tokens
 from app.api.parents import NO_PARENT, Parent, check_breadth, parent_of
 from app.api.schemas import TaskIn
 from app.api.services import Services
-from app.budget.accounts import balance, open_account, shared_balances
+from app.budget.accounts import Balance, ServiceLimits, balance, open_account, shared_balances
 from app.budget.keys import Principal
 from app.budget.scopes import session_scope, task_scope
 from app.domain.clock import US_PER_S
@@ -17,10 +18,10 @@ from app.domain.money import nano_from_usd
 from app.domain.task import Subject, TaskSpec
 from app.journal.events import TaskAccepted
 from app.journal.journal import append
-from app.llm.bound import UnboundedContent, prompt_bound, worst_case_nano
+from app.llm.bound import worst_case_nano
 from app.llm.models import facts_of
 from app.llm.pricing import PriceRow, UnknownModel
-from app.llm.provider import JsonObject, ModelRequest
+from app.llm.provider import JsonObject
 from app.llm.router import route
 from app.queue import verbs
 from app.store.port import Tx
@@ -110,20 +111,9 @@ def first_call_nano(
 ) -> int:
     """The most that the task's first call can cost; unless `max_tokens` is given, the smallest useful one."""
     facts = facts_of(row.model)
-    request = ModelRequest(
-        model=row.model,
-        max_tokens=spec.max_tokens,
-        messages=[{"role": "user", "content": spec.text}],
-        system=spec.system,
-        tools=tools,
-    )
-    try:
-        prompt_tokens = prompt_bound(request, facts)
-    except UnboundedContent:
-        prompt_tokens = facts.context_window_tokens
     if max_tokens is None:
         max_tokens = min(facts.min_output_tokens, spec.max_tokens)
-    return worst_case_nano(row, facts, prompt_tokens, max_tokens)
+    return worst_case_nano(row, facts, first_prompt_tokens(spec, row.model, tools), max_tokens)
 
 
 def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int]:
@@ -145,14 +135,11 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
             defaults.service.warn_percent,
         )
         stands = balance(tx, session)
-        shared = shared_balances(tx, subject.owner, spec.key_id, defaults.service)
-        envelopes = (balance(tx, task_scope(task_id)) for task_id in spec.ancestors)
-        for budget in (*envelopes, stands, *shared):
-            # Judged by spent money: what other calls hold may come back.
-            if budget.unspent_nano < submission.minimal_nano:
-                raise budget.exhausted(submission.minimal_nano)
+        spent = blocking(tx, submission, stands, defaults.service, opening=True)
+        if spent is not None:
+            raise spent.exhausted(submission.minimal_nano)
         if spec.ancestors:
-            check_breadth(tx, spec.ancestors[0])
+            check_breadth(tx, subject.owner, spec.ancestors[0])
         percent = defaults.service.warn_percent
         open_account(tx, task_scope(subject.task_id), subject.owner, spec.budget_nano, percent)
         verbs.enqueue(tx, subject, spec, submission.priority)
@@ -175,3 +162,19 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
         return tx.now_us
 
     return op
+
+
+def blocking(
+    tx: Tx, submission: Submission, session: Balance, service: ServiceLimits, *, opening: bool
+) -> Balance | None:
+    """The first budget that cannot pay for a minimal call, if any.
+
+    Judged by spent money: what other calls hold may come back.
+    """
+    spec = submission.spec
+    envelopes = (balance(tx, task_scope(task_id)) for task_id in spec.ancestors)
+    shared = shared_balances(tx, submission.subject.owner, spec.key_id, service, opening=opening)
+    for budget in (*envelopes, session, *shared):
+        if budget.unspent_nano < submission.minimal_nano:
+            return budget
+    return None

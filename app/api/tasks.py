@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from app.api import present
+from app.api.guarded import GuardedRoute
 from app.api.schemas import SESSION_ID, BudgetIn, Problem, TaskIn, TaskOut, TaskPage
 from app.api.services import principal
-from app.api.strict import StrictRoute
 from app.api.submit import acceptance, prepare
 from app.api.waiting import await_end, read_task, wished_wait_s
 from app.budget.accounts import set_limit
@@ -22,7 +22,7 @@ from app.journal.journal import append
 from app.queue import verbs
 from app.store.port import Tx
 
-router = APIRouter(route_class=StrictRoute, tags=["tasks"])
+router = APIRouter(route_class=GuardedRoute, tags=["tasks"])
 POLL_AFTER_S = "1"
 RESUME_LIMIT = 256
 """Paused tasks that are resumed at once; the queue takes care of the rest within a second."""
@@ -114,7 +114,10 @@ async def list_tasks(
             before_id=before_id,
             limit=limit + 1,
         )
-        return [{"row": row, "used": tx.one("usage_of_task", task_id=row["id"])} for row in rows]
+        return [
+            {"row": row, "used": tx.one("usage_of_task", task_id=row["id"], owner=who.owner)}
+            for row in rows
+        ]
 
     found = await services.store.read(op)
     page = found[:limit]

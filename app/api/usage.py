@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 from app.api import present
+from app.api.guarded import GuardedRoute
 from app.api.schemas import Problem, UsageOut
 from app.api.services import principal
 from app.api.tables import csv_text
@@ -19,7 +20,7 @@ from app.domain.money import format_usd
 from app.domain.period import DAY_US, instant_us, utc_date
 from app.store.port import Row, Tx
 
-router = APIRouter(tags=["usage"])
+router = APIRouter(route_class=GuardedRoute, tags=["usage"])
 GROUPS_LIMIT = 10_000
 """Groups in one answer, at most."""
 DEFAULT_DAYS = 30

@@ -105,7 +105,7 @@ def balance(tx: Tx, scope: Scope) -> Balance:
     Raises:
         NotFound: there is no such account.
     """
-    found = _find(tx, scope)
+    found = find_balance(tx, scope)
     if found is None:
         raise NotFound(scope.kind, scope.id)
     return found
@@ -126,9 +126,13 @@ def balances(tx: Tx, payer: Payer, service: ServiceLimits) -> list[Balance]:
 
 
 def shared_balances(
-    tx: Tx, owner: str, key_id: str | None, service: ServiceLimits
+    tx: Tx, owner: str, key_id: str | None, service: ServiceLimits, *, opening: bool = True
 ) -> Iterator[Balance]:
-    """The budgets that a task shares with all others of its key and of the service; opened where new."""
+    """The budgets that a task shares with all others of its key and of the service.
+
+    With `opening`, a window that nobody has used yet is opened; a transaction that only reads cannot do that.
+    """
+    percent = service.warn_percent if opening else None
     if key_id:
         limits = tx.one("read_key_limits", id=key_id)
         if limits is None:
@@ -136,7 +140,7 @@ def shared_balances(
         day, month = key_windows(key_id, tx.now_us)
         for scope, limit in ((day, limits["day_limit_nano"]), (month, limits["month_limit_nano"])):
             if limit is not None:
-                yield _opened(tx, scope, owner, limit, service.warn_percent)
+                yield _balance_or_new(tx, scope, owner, limit, percent)
     day, month = service_windows(tx.now_us)
     for scope, limit in (
         (day, service.day_nano),
@@ -144,23 +148,27 @@ def shared_balances(
         (SERVICE, service.ever_nano),
     ):
         if limit is not None:
-            yield _opened(tx, scope, "", limit, service.warn_percent)
+            yield _balance_or_new(tx, scope, "", limit, percent)
 
 
-def _opened(tx: Tx, scope: Scope, owner: str, limit_nano: int, warn_percent: int) -> Balance:
-    found = _find(tx, scope)
-    if found is None:
-        open_account(tx, scope, owner, limit_nano, warn_percent)
-        found = Balance(scope, limit_nano, 0, 0)
-    return found
-
-
-def _find(tx: Tx, scope: Scope) -> Balance | None:
+def find_balance(tx: Tx, scope: Scope) -> Balance | None:
+    """How the account stands; None when there is none."""
     row = tx.one("read_account", scope=scope.kind, id=scope.id)
     if row is None:
         return None
     spent = row["spent_nano"] + row["surplus_nano"]
     return Balance(scope, row["limit_nano"], spent, row["reserved_nano"])
+
+
+def _balance_or_new(
+    tx: Tx, scope: Scope, owner: str, limit_nano: int, warn_percent: int | None
+) -> Balance:
+    found = find_balance(tx, scope)
+    if found is not None:
+        return found
+    if warn_percent is not None:
+        open_account(tx, scope, owner, limit_nano, warn_percent)
+    return Balance(scope, limit_nano, 0, 0)
 
 
 def _warn_at_nano(limit_nano: int, percent: int) -> int:

@@ -187,7 +187,8 @@ STORY = (
     page("list_tasks_by_session", 0, session_id="other"),
     page("list_tasks_by_session_and_status", 1, session_id="s", status="queued"),
     page("list_tasks_by_session_and_status", 0, session_id="s", status="failed"),
-    finds("count_subtasks", 1, {"subtask_count": 1}, parent_id="p"),
+    finds("count_subtasks", 1, {"subtask_count": 1}, parent_id="p", owner="local"),
+    finds("count_subtasks", 1, {"subtask_count": 0}, parent_id="p", owner="stranger"),
     finds("paused_tasks", 0, None),
     finds("waiting_tasks", 1, {"id": "t", "available_at_us": 5}),
     finds("queue_state", 1, {"priority": 0, "depth": 1, "oldest_at_us": 5}),
@@ -243,7 +244,9 @@ STORY = (
         1,
         {"calls": 1, "spent_nano": 45, "confirmed_nano": 45, "presumed_nano": 0},
         task_id="t",
+        owner="local",
     ),
+    finds("usage_of_task", 1, {"calls": 0, "spent_nano": 0}, task_id="t", owner="stranger"),
     finds(
         "usage_of_session",
         1,
@@ -286,6 +289,8 @@ STORY = (
     finds(
         "finish_task", 1, {"step_count": 3}, **{**conclusion("t", "failed", "deadline"), "run": 3}
     ),
+    finds("ended_tasks", 1, {"spec": "{}", "spent_nano": 45}, owner="local", limit=9),
+    finds("ended_tasks", 0, None, owner="stranger", limit=9),
     finds("finish_task", 0, None, **{**conclusion("t", "succeeded", "answered"), "run": 3}),
     finds(
         "append_event",

@@ -64,7 +64,7 @@ SELECT COUNT(*) AS calls, COALESCE(SUM(amount_nano + surplus_nano), 0) AS spent_
     COALESCE(SUM(cache_read_tokens), 0) AS cache_read_tokens,
     COALESCE(SUM(cache_write_5m_tokens), 0) AS cache_write_5m_tokens,
     COALESCE(SUM(cache_write_1h_tokens), 0) AS cache_write_1h_tokens
-FROM ledger_lines WHERE task_id = :task_id AND entry = 'settlement';
+FROM ledger_lines WHERE task_id = :task_id AND owner = :owner AND entry = 'settlement';
 
 -- name: usage_of_session
 -- One row per task and model: every other view of the session is a sum over these.

@@ -14,7 +14,7 @@ INSERT INTO tasks (id, owner, session_id, status, spec, priority, created_at_us,
 VALUES (:id, :owner, :session_id, 'queued', :spec, :priority, :now_us, :now_us, :deadline_at_us, :parent_id);
 
 -- name: count_subtasks
-SELECT COUNT(*) AS subtask_count FROM tasks WHERE parent_id = :parent_id;
+SELECT COUNT(*) AS subtask_count FROM tasks WHERE parent_id = :parent_id AND owner = :owner;
 
 -- name: read_task
 SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
@@ -117,3 +117,10 @@ SELECT id, available_at_us FROM tasks WHERE status = 'queued';
 
 -- name: paused_tasks
 SELECT id FROM tasks WHERE status = 'paused';
+
+-- name: ended_tasks
+-- The owner's latest tasks that have ended, and what each cost.
+SELECT t.spec, a.spent_nano + a.surplus_nano AS spent_nano
+FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
+WHERE t.owner = :owner AND t.finished_at_us IS NOT NULL
+ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;

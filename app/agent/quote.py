@@ -1,0 +1,84 @@
+"""What a task can cost, and what it will likely cost, before it runs. Pure."""
+
+from dataclasses import dataclass
+
+from app.agent.transcript import TOOL_CALLS_LIMIT, enlarged_max_tokens
+from app.domain.task import TaskSpec
+from app.llm.bound import UnboundedContent, prompt_bound, worst_case_nano
+from app.llm.models import ModelFacts, facts_of
+from app.llm.pricing import PriceRow
+from app.llm.provider import JsonObject, ModelRequest
+
+_TURN_TOKENS = 400
+"""What a turn adds to the prompt besides answers and results: borders, a question of ours."""
+_RESULT_TOKENS = 200
+"""Envelope of one tool result."""
+BYTES_PER_TOKEN = 4
+"""Of ordinary text; a rule of thumb, for likely costs only."""
+LIKELY_OUTPUT_TOKENS = 300
+LIKELY_STEPS_WITH_TOOLS = 3
+LIKELY_RESULT_TOKENS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class QuoteLimits:
+    """What bounds a task's calls besides its own words."""
+
+    attempts: int
+    """Attempts of one model call; each lost one counts in full."""
+    tool_result_bytes: int
+
+
+def first_question(spec: TaskSpec, model: str, tools: tuple[JsonObject, ...]) -> ModelRequest:
+    """What the task asks first."""
+    return ModelRequest(
+        model=model,
+        max_tokens=spec.max_tokens,
+        messages=[{"role": "user", "content": spec.text}],
+        system=spec.system,
+        tools=tools,
+    )
+
+
+def first_prompt_tokens(spec: TaskSpec, model: str, tools: tuple[JsonObject, ...]) -> int:
+    """Upper bound of the first prompt, in tokens."""
+    facts = facts_of(model)
+    try:
+        return prompt_bound(first_question(spec, model, tools), facts)
+    except UnboundedContent:
+        return facts.context_window_tokens
+
+
+def worst_nano(
+    spec: TaskSpec, row: PriceRow, tools: tuple[JsonObject, ...], limits: QuoteLimits
+) -> int:
+    """The most that all calls of the task can cost if no budget stops them: every step, every attempt lost."""
+    facts = facts_of(row.model)
+    prompt, total = first_prompt_tokens(spec, row.model, tools), 0
+    output = spec.max_tokens
+    if not spec.max_tokens_explicit:
+        output = enlarged_max_tokens(row.model, output)
+    results = TOOL_CALLS_LIMIT * (limits.tool_result_bytes + _RESULT_TOKENS) if spec.tools else 0
+    for _ in range(spec.max_steps):
+        total += limits.attempts * worst_case_nano(row, facts, prompt, output)
+        prompt = _grown(prompt + output + results, facts)
+    return total
+
+
+def likely_nano(spec: TaskSpec, row: PriceRow, tools: tuple[JsonObject, ...]) -> int:
+    """What such a task costs by a rule of thumb: a few short steps, none repeated."""
+    facts, rates = facts_of(row.model), row.rates
+    prompt = first_prompt_tokens(spec, row.model, tools) // BYTES_PER_TOKEN
+    output = min(LIKELY_OUTPUT_TOKENS, spec.max_tokens)
+    steps = min(LIKELY_STEPS_WITH_TOOLS if spec.tools else 1, spec.max_steps)
+    exact = 0
+    for _ in range(steps):
+        exact += prompt * rates.input + output * rates.output
+        prompt = _grown(prompt + output + LIKELY_RESULT_TOKENS, facts)
+    return -(-exact // 1_000_000)
+
+
+def _grown(prompt_tokens: int, facts: ModelFacts) -> int:
+    return min(
+        prompt_tokens + _TURN_TOKENS + 2 * facts.turn_tag_tokens, facts.context_window_tokens
+    )
