@@ -11,7 +11,8 @@ from typing import Any
 
 from app import __version__
 from app import settings as configuration
-from app.domain.errors import StoreError
+from app.budget import keys_command
+from app.domain.errors import NotFound, StoreError
 from app.domain.period import instant_us
 
 EXIT_FAILED = 1
@@ -36,7 +37,7 @@ def _command(arguments: list[str] | None) -> int:
         code: int = chosen.run(chosen)
     except configuration.SettingsError as error:
         return _complain(error.problems, EXIT_USAGE)
-    except StoreError as error:
+    except (StoreError, NotFound) as error:
         return _complain([str(error)], EXIT_FAILED)
     except KeyboardInterrupt:
         return EXIT_FAILED
@@ -67,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     config = commands.add_parser("config", help="print the settings in force, secrets masked")
     config.add_argument("--markdown", action="store_true", help="print all settings as a table")
     config.set_defaults(run=_config)
+    keys_command.add_parser(commands, _open_store)
     openapi = commands.add_parser("openapi", help="print the API's description")
     openapi.set_defaults(run=_openapi)
     doctor = commands.add_parser("doctor", help="recompute every balance from the ledger's lines")
@@ -184,6 +186,14 @@ def _config(chosen: argparse.Namespace) -> int:
     for sentence in configuration.unknown_variables():
         _say(sentence)
     return 0
+
+
+def _open_store(make: bool) -> keys_command.Opened:  # noqa: FBT001  (a callback's one argument)
+    from app.main import store_beside  # noqa: PLC0415
+
+    settings = configuration.load()
+    store = store_beside(settings, make=make)
+    return keys_command.Opened(store, settings.budget_warning_percent)
 
 
 def _openapi(_chosen: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ REDACTED = "[redacted]"
 _CREDENTIAL = re.compile(
     r"(?:(?<![A-Za-z0-9])|(?<=\\[bfnrt])|(?<=\\u[0-9a-f]{4}))sk-[A-Za-z0-9_-]{8,}"
     r"|(?<=[Bb]earer )[A-Za-z0-9._~+/-]{8,}=*"
+    r"|bursar_[A-Za-z0-9_-]{43}"  # our own keys, wherever they stand
 )
 _SECRET_LENGTH = 8
 """A shorter configured secret is a placeholder; blotting it out would spoil ordinary words."""
@@ -40,7 +41,7 @@ class Redactor:
         for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, REDACTED)
-        if "sk-" in text or "earer " in text:
+        if "sk-" in text or "earer " in text or "bursar_" in text:
             text = _CREDENTIAL.sub(REDACTED, text)
         return text
 

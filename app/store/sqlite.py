@@ -17,14 +17,7 @@ from app.domain.clock import Clock
 from app.domain.errors import StoreUnavailable
 from app.store.port import CommitListener, Operation, T
 from app.store.queries import load_queries
-from app.store.sqlite_file import (
-    DATABASE_NAME,
-    connect,
-    is_current,
-    lock_directory,
-    migrate,
-    store_error,
-)
+from app.store.sqlite_file import DATABASE_NAME, connect, open_beside, open_locked, store_error
 from app.store.sqlite_tx import SqliteTx
 
 BATCH_LIMIT = 512
@@ -52,7 +45,11 @@ class SqliteStore:
         self._path = folder / DATABASE_NAME
         self._clock = clock
         self._queries = load_queries()
-        self._connection, self._lock = _open(folder, clock.now_us(), alone=alone)
+        self._lock: IO[str] | None = None
+        if alone:
+            self._connection, self._lock = open_locked(folder, clock.now_us())
+        else:
+            self._connection = open_beside(folder, clock.now_us())
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
         self._local = threading.local()
@@ -165,34 +162,6 @@ class SqliteStore:
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
             raise store_error(error, self._path) from error
-
-
-def _open(
-    folder: Path, now_us: int, *, alone: bool
-) -> tuple[sqlite3.Connection, IO[str] | None]:
-    """The connection that writes, and the folder's lock as long as it is to be held."""
-    path = folder / DATABASE_NAME
-    if not alone and path.is_file():
-        connection = connect(path)
-        try:
-            current = is_current(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-        if current:
-            return connection, None
-        connection.close()
-    lock = lock_directory(folder)
-    try:
-        connection = connect(path)
-        migrate(connection, path, now_us)
-    except BaseException:
-        lock.close()
-        raise
-    if alone:
-        return connection, lock
-    lock.close()
-    return connection, None
 
 
 def undo(connection: sqlite3.Connection) -> None:

@@ -24,6 +24,51 @@ _MAGIC = b"SQLite format 3\x00"
 _NOT_HEALTHY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
+def open_locked(folder: Path, now_us: int) -> tuple[sqlite3.Connection, IO[str]]:
+    """A connection to the database in `folder`, made or migrated where needed, and the folder's lock.
+
+    Raises:
+        StoreError: the folder is in use or unwritable, the file damaged or newer than this version.
+    """
+    lock, path = lock_directory(folder), folder / DATABASE_NAME
+    try:
+        connection = connect(path)
+        migrate(connection, path, now_us)
+    except BaseException:
+        lock.close()
+        raise
+    return connection, lock
+
+
+def open_beside(folder: Path, now_us: int) -> sqlite3.Connection:
+    """The same beside whoever has the folder's lock: it is taken only while the schema is made or migrated.
+
+    Raises:
+        StoreError: as above; StoreInUse only where the schema is not this version's.
+    """
+    path = folder / DATABASE_NAME
+    if path.is_file():
+        connection = connect(path)
+        if _is_current(connection, path):
+            return connection
+        connection.close()
+    connection, lock = open_locked(folder, now_us)
+    lock.close()
+    return connection
+
+
+def _is_current(connection: sqlite3.Connection, path: Path) -> bool:
+    named = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'"
+    try:
+        if connection.execute(named).fetchone() is None:
+            return False
+        row = connection.execute("SELECT MAX(version) AS version FROM schema_migrations").fetchone()
+    except sqlite3.Error as error:
+        connection.close()
+        raise store_error(error, path) from error
+    return bool(row["version"] == len(load_migrations()))
+
+
 def lock_directory(folder: Path) -> IO[str]:
     """Hold `folder` for this process until the returned file is closed (a crash closes it too).
 
@@ -127,22 +172,6 @@ def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise store_error(error, path) from error
-
-
-def is_current(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether the schema is this version's; an older, a newer and a missing one are not.
-
-    Raises:
-        StoreError: the file is damaged or cannot be read.
-    """
-    named = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_migrations'"
-    try:
-        if connection.execute(named).fetchone() is None:
-            return False
-        row = connection.execute("SELECT MAX(version) AS version FROM schema_migrations").fetchone()
-    except sqlite3.Error as error:
-        raise store_error(error, path) from error
-    return bool(row["version"] == len(load_migrations()))
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
