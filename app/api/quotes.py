@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field
 
 from app.agent.quote import likely_nano, worst_nano
 from app.api import present
+from app.api.guarded import GuardedRoute
 from app.api.problems import budget_members
 from app.api.schemas import Problem, TaskIn
 from app.api.services import Services, principal
-from app.api.strict import StrictRoute
 from app.api.submit import Submission, blocking, first_call_nano, prepare
 from app.budget.accounts import Balance, find_balance
 from app.budget.scopes import session_scope
@@ -22,7 +22,7 @@ from app.llm.pricing import PriceRow
 from app.queue.verbs import spec_of
 from app.store.port import Tx
 
-router = APIRouter(route_class=StrictRoute, tags=["usage"])
+router = APIRouter(route_class=GuardedRoute, tags=["usage"])
 HISTORY_LIMIT = 200
 """Latest ended tasks of the owner that are looked at for a likely cost."""
 HISTORY_MINIMUM = 5

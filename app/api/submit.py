@@ -26,6 +26,13 @@ from app.llm.router import route
 from app.queue import verbs
 from app.store.port import Tx
 
+SERVER_TOOLS = ("web_search", "web_fetch", "code_execution", "tool_search", "advisor", "mcp_")
+"""How the names of the provider's own tools begin. Source: Messages API documentation, tool use."""
+_UNBOUNDED = (
+    "{name!r} runs at the provider: what it reads and costs is not bounded by max_tokens, so that no budget "
+    "could hold it. Bring a tool of your own for it."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -86,6 +93,8 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
 def _check_tools(services: Services, names: tuple[str, ...]) -> None:
     known = services.tools.names()
     for name in names:
+        if name not in known and name.startswith(SERVER_TOOLS):
+            raise SubmissionRefused("tools", _UNBOUNDED.format(name=name), "unbounded-tool")
         if name not in known:
             raise SubmissionRefused(
                 "tools", f"There is no tool {name!r}. Known: {', '.join(known)}."

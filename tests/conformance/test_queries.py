@@ -159,6 +159,25 @@ USAGE_STORY = (
     ),
     finds("answers_of_task", 1, {"data": '{"step":1}'}, task_id="t"),
 )
+KEY = {"id": "k", "owner": "local", "day_limit_nano": 7, "month_limit_nano": None}
+KEYS_STORY = (
+    finds("any_key", 0, None),
+    finds("list_keys", 0, None),
+    changes("add_key", 1, **KEY, name="n", prefix="bursar_x", hash="h", now_us=3),
+    finds("any_key", 1, {}),
+    finds("find_key", 1, {"id": "k", "owner": "local", "enabled": 1}, hash="h"),
+    finds("find_key", 0, None, hash="other"),
+    finds("read_key", 1, {"prefix": "bursar_x", "revoked_at_us": None}, id="k"),
+    finds("read_key", 0, None, id="other"),
+    changes("set_key_limits", 1, id="k", day_limit_nano=None, month_limit_nano=9),
+    finds("read_key_limits", 1, {"day_limit_nano": None, "month_limit_nano": 9}, id="k"),
+    changes("revoke_key", 1, id="k", now_us=4),
+    changes("revoke_key", 0, id="k", now_us=5),
+    finds("find_key", 1, {"enabled": 0}, hash="h"),
+    finds("any_key", 1, {}),
+    finds("list_keys", 1, {"id": "k", "revoked_at_us": 4}),
+)
+
 STORY = (
     finds("ping", 1, {"alive": 1}),
     changes("open_session", 1, owner="local", id="s", now_us=1),
@@ -306,6 +325,7 @@ STORY = (
     finds("read_events", 1, {"seq": 1, "body": b"\x00\xff"}, subject="t", after=0, limit=5),
     finds("read_events", 0, None, subject="t", after=1, limit=5),
     *USAGE_STORY,
+    *KEYS_STORY,
 )
 
 

@@ -82,6 +82,8 @@ def check_problem(response: httpx.Response) -> None:
     _check("components/schemas/Problem", body, "problem")
     assert body["status"] == response.status_code
     assert _PROBLEM_TYPE.fullmatch(body["type"]), body["type"]
+    if response.status_code == 401:
+        assert response.headers["www-authenticate"] == "Bearer"
     assert body["title"]
     assert body["detail"]
     for leak in _LEAKS:

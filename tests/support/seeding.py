@@ -102,7 +102,7 @@ async def row_of(store: Store, task_id: str = "t") -> Row:
 
 async def lines_of(store: Store, task_id: str = "t") -> dict[str, Any]:
     """The sums of the task's settlements."""
-    row = await store.read(lambda tx: tx.one("usage_of_task", task_id=task_id))
+    row = await store.read(lambda tx: tx.one("usage_of_task", task_id=task_id, owner=LOCAL_OWNER))
     assert row is not None
     return {key: row[key] for key in row.keys()}  # type: ignore[attr-defined]  # noqa: SIM118
 
