@@ -18,7 +18,7 @@ class Gate:
     def __init__(self, store: Store, clock: Clock, *, required: bool) -> None:
         self._store = store
         self._clock = clock
-        self._required = required
+        self._closed = required
         self._known: dict[str, tuple[float, Principal | None]] = {}
         self._open_until_s = 0.0
 
@@ -39,12 +39,13 @@ class Gate:
         raise Unauthorized("An API key is needed: send it as 'Authorization: Bearer <key>'.")
 
     async def _is_open(self) -> bool:
-        if self._required:
+        if self._closed:
             return False
         now_s = self._clock.monotonic_s()
         if now_s < self._open_until_s:
             return True
         if await self._store.read(any_key):
+            self._closed = True  # keys are never deleted: once there is one, there always is
             return False
         self._open_until_s = now_s + REMEMBERED_S
         return True
