@@ -110,9 +110,11 @@ async def running(
     try:
         await begin(service, settings)
         yield service
-        await service.drain()
     finally:
-        await service.close()
+        try:
+            await service.drain()
+        finally:
+            await service.close()
 
 
 def store_beside(settings: Settings, *, make: bool) -> SqliteStore:
@@ -254,7 +256,9 @@ async def begin(service: Service, settings: Settings) -> None:
         _log.warning("unknown_setting", extra={"error_message": sentence})
     for ending in retiring(settings.routes, _today(service.services.clock)):
         named = {"model": ending.model, "complexity": ending.complexity}
-        _log.warning("model_retiring", extra={**named, "retires_on": ending.retires_on.isoformat()})
+        if ending.retires_on is not None:
+            named["retires_on"] = ending.retires_on.isoformat()
+        _log.warning("model_retiring", extra=named)
     await service.store.write(lambda tx: set_service_limits(tx, service_limits(settings)))
     rescued = await take_over(service.store, "")
     if rescued:

@@ -6,7 +6,7 @@ from datetime import date
 from typing import Literal
 
 from app.domain.task import Complexity
-from app.llm.models import facts_of
+from app.llm.models import ModelFacts, facts_of
 from app.llm.pricing import PriceBook, PriceRow
 from app.llm.router import Routes
 
@@ -33,7 +33,8 @@ class RetiringRoute:
 
     complexity: Complexity
     model: str
-    retires_on: date
+    retires_on: date | None
+    """None when it is gone and the day is not known."""
 
 
 def describe(prices: PriceBook, routes: Routes, today: date) -> list[ModelEntry]:
@@ -46,7 +47,7 @@ def describe(prices: PriceBook, routes: Routes, today: date) -> list[ModelEntry]
     return [
         ModelEntry(
             model=row.model,
-            status=status_of(facts_of(row.model).retires_on, today),
+            status=status_of(facts_of(row.model), today),
             retires_on=facts_of(row.model).retires_on,
             row=row,
             routed_to=routed.get(row.model.lower(), ()),
@@ -61,17 +62,18 @@ def retiring(
     """The routes to a model whose last day is at most `within_days` away, or has passed."""
     found = []
     for complexity, model in routes.items():
-        retires_on = facts_of(model).retires_on
-        if retires_on is not None and (retires_on - today).days <= within_days:
-            found.append(RetiringRoute(complexity, model, retires_on))
+        facts = facts_of(model)
+        ends = facts.retires_on
+        if status_of(facts, today) == "retired" or (ends and (ends - today).days <= within_days):
+            found.append(RetiringRoute(complexity, model, ends))
     return found
 
 
-def status_of(retires_on: date | None, today: date) -> Status:
+def status_of(facts: ModelFacts, today: date) -> Status:
     """Where a model stands: its last day still counts as deprecated."""
-    if retires_on is None:
-        return "current"
-    return "deprecated" if today <= retires_on else "retired"
+    if facts.retires_on is None:
+        return "retired" if facts.gone else "current"
+    return "deprecated" if today <= facts.retires_on else "retired"
 
 
 def _complexities(routes: Routes) -> Mapping[str, tuple[Complexity, ...]]:

@@ -30,6 +30,8 @@ class ModelFacts:
     """The most one image can count."""
     retires_on: date | None = None
     """Announced last day; None when none is announced."""
+    gone: bool = False
+    """Retired, even where the day is not known: kept so that old answers are still priced right."""
 
 
 @lru_cache(maxsize=512)
@@ -60,12 +62,13 @@ _MID = ModelFacts(
 
 
 def _retired(max_output_tokens: int, retires_on: date | None = None) -> ModelFacts:
-    """A model that is gone: kept so that its old answers are still priced right."""
+    """A model that is gone."""
     return replace(
         _MID,
         max_output_tokens=max_output_tokens,
         tool_prompt_tokens=1_000,
         retires_on=retires_on,
+        gone=True,
     )
 
 
@@ -76,7 +79,7 @@ _FAMILIES: dict[str, ModelFacts] = {
     "claude-mythos-5-2": _THINKER,
     "claude-mythos-5-1": _THINKER,
     "claude-mythos-5": _THINKER,
-    "claude-mythos-preview": replace(_THINKER, retires_on=date(2026, 6, 30)),
+    "claude-mythos-preview": replace(_THINKER, retires_on=date(2026, 6, 30), gone=True),
     "claude-opus-5-5": _THINKER,
     "claude-opus-5": replace(_LARGE, tool_prompt_tokens=406),
     "claude-opus-4-8": replace(_LARGE, tool_prompt_tokens=410),
@@ -104,6 +107,8 @@ _FAMILIES: dict[str, ModelFacts] = {
     "claude-3-opus": _retired(4_096, date(2026, 1, 5)),
     "claude-3-sonnet": _retired(4_096, date(2025, 7, 21)),
     "claude-3-haiku": _retired(4_096),
+    "claude-2": _retired(4_096, date(2025, 7, 21)),
+    "claude-v1": _retired(4_096, date(2024, 11, 6)),
     "claude-2.1": _retired(4_096, date(2025, 7, 21)),
     "claude-2.0": _retired(4_096, date(2025, 7, 21)),
 }

@@ -6,6 +6,7 @@ import pytest
 
 from app.domain.task import Complexity
 from app.llm.catalog import RetiringRoute, describe, retiring, status_of
+from app.llm.models import ModelFacts
 from app.llm.pricing import PriceBook
 
 BOOK = PriceBook.load()
@@ -38,7 +39,7 @@ def test_statuses_of_real_models():
 def test_the_last_day_is_not_over(days, status):
     """A model is retired from the day after the announced one."""
     today = SONNET_45_ENDS + timedelta(days)
-    assert status_of(SONNET_45_ENDS, today) == status
+    assert status_of(ModelFacts(retires_on=SONNET_45_ENDS), today) == status
     (entry,) = [e for e in describe(BOOK, ROUTES, today) if e.model == "claude-sonnet-4-5"]
     assert (entry.status, entry.retires_on) == (status, SONNET_45_ENDS)
 
@@ -109,3 +110,12 @@ def test_each_route_is_warned_of_by_itself():
     assert len(retiring(routes, early)) == 1
     assert len(retiring(routes, early, within_days=60)) == 2
     assert retiring(ROUTES, TODAY) == []
+
+
+def test_a_model_that_is_gone_is_retired_without_a_known_day():
+    """An old model whose last day nobody wrote down is not current, and a route to it warns."""
+    assert status_of(ModelFacts(gone=True), date(2026, 1, 1)) == "retired"
+    routes = {Complexity.SIMPLE: "claude-3-haiku"}
+    assert retiring(routes, date(2026, 1, 1)) == [
+        RetiringRoute(Complexity.SIMPLE, "claude-3-haiku", None)
+    ]
