@@ -21,6 +21,7 @@ from app.journal.events import (
 from app.journal.journal import Recorded
 from app.llm.answers import ToolUse, parse_answer, text_of, tool_uses
 from app.llm.bound import ClosingTurn, UnboundedContent, grown_bound, prompt_bound
+from app.llm.call import Tries
 from app.llm.models import facts_of
 from app.llm.provider import JsonObject, ModelAnswer, ModelRequest
 
@@ -64,11 +65,8 @@ class Transcript:
     """The latest text of the model: the partial result if the task fails."""
     pending: list[ToolUse] = field(default_factory=list)
     """Tool calls of the latest answer that have no result yet."""
-    attempts_made: int = 0
-    """Attempts of the step in progress, by earlier runs."""
-    failures: int = 0
-    """Those of them that the upstream failed and that were to be repeated."""
-    failing_since_us: int | None = None
+    tries: Tries = field(default_factory=Tries)
+    """Attempts of the step in progress."""
     started: set[str] = field(default_factory=set)
     """Tool calls the journal knows to have begun."""
     _results: list[JsonObject] = field(default_factory=list)
@@ -91,7 +89,7 @@ class Transcript:
     def answered(self, answer: ModelAnswer, move: str) -> None:
         """Take the answer in: what is kept of it follows from the move that was decided on."""
         self.step += 1
-        self.attempts_made, self.failures, self.failing_since_us = 0, 0, None
+        self.tries = Tries()
         self.last_text = text_of(answer) or self.last_text
         self._new_blocks = []
         self._known = self._asked
@@ -244,13 +242,14 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
 
 def _recount(transcript: Transcript, entry: Recorded) -> None:
     """Attempts that earlier runs made of the step in progress."""
+    tries = transcript.tries
     match entry.event:
         case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens):
             transcript.asked(prompt_tokens, max_tokens)
-            transcript.attempts_made += 1
+            tries.made += 1
         case AttemptFailed(decision="retry", duration_s=duration_s):
-            transcript.failures += 1
-            if transcript.failing_since_us is None:
-                transcript.failing_since_us = entry.at_us - int(duration_s * US_PER_S)
+            tries.failures += 1
+            if tries.failing_since_us is None:
+                tries.failing_since_us = entry.at_us - int(duration_s * US_PER_S)
         case _:
             pass

@@ -1,7 +1,7 @@
 """One model call: what is asked on whose account, and the ways it can end without an answer."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from app.budget.ledger import Settled
@@ -11,6 +11,18 @@ from app.domain.task import Bound, Outcome, Subject
 from app.llm.bound import ClosingTurn
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest
 from app.store.port import Tx
+
+
+@dataclass(slots=True)
+class Tries:
+    """The attempts of one question so far, by this run and by earlier ones. Counted on as they are made."""
+
+    made: int = 0
+    """Whatever became of them: their numbers are never used twice."""
+    failures: int = 0
+    """Those of them that the upstream failed: what the retry limits count."""
+    failing_since_us: int | None = None
+    """When the first of those began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +40,7 @@ class Call:
     min_tokens: int
     """Floor of the output: below it no call is made."""
     deadline_at_us: int
-    attempts_made: int = 0
-    """Attempts of this step that earlier runs made, whatever became of them: numbers are never used twice."""
-    failures: int = 0
-    """Those of them that the upstream failed: what the retry limits count."""
-    failing_since_us: int | None = None
-    """When the first of those began."""
+    tries: Tries = field(default_factory=Tries)
     closing: ClosingTurn | None = None
     """A later call that must stay affordable."""
     bound: Bound = Bound.PROVED

@@ -52,16 +52,6 @@ class _TryAgainError(Exception):
         self.wait_s = wait_s
 
 
-@dataclass(slots=True)
-class _Progress:
-    """Where a call stands; lives as long as the call."""
-
-    call: Call
-    attempt: int
-    failures: int
-    failing_since_us: int | None
-
-
 class Caller:
     """One a process. `ask` is safe from many tasks at once."""
 
@@ -105,9 +95,8 @@ class Caller:
             StaleLease: this run no longer holds the task.
             StoreError: the reservation could not be written; no call was made.
         """
-        progress = _Progress(call, call.attempts_made, call.failures, call.failing_since_us)
         try:
-            return await self._attempt(progress, then)
+            return await self._attempt(call, then)
         except Parked:
             raise  # the task keeps its place in line
         except BaseException:
@@ -131,10 +120,9 @@ class Caller:
     @backoff.on_exception(
         backoff.runtime, _TryAgainError, value=lambda e: e.wait_s, jitter=None, logger=None
     )
-    async def _attempt(self, progress: _Progress, then: Decide[M]) -> Asked[M]:
-        progress.attempt += 1
-        call = progress.call
-        held = await self._reserver.reserve(call, progress.attempt)
+    async def _attempt(self, call: Call, then: Decide[M]) -> Asked[M]:
+        held = await self._reserver.reserve(call, call.tries.made + 1)
+        call.tries.made += 1
         started_s = self._clock.monotonic_s()
         left_s = (call.deadline_at_us - self._clock.now_us()) / US_PER_S
         request = replace(
@@ -147,7 +135,7 @@ class Caller:
             answer = await self._provider.ask(request)
             move = then(answer, held.max_tokens)
         except ModelFailure as failure:
-            await self._fail(progress, held, failure, started_s)
+            await self._fail(call, held, failure, started_s)
         except BaseException:  # cancelled, timed out, handed back, or a bug: the answer is lost
             await self._interrupted(held, started_s)
             raise
@@ -180,19 +168,19 @@ class Caller:
             return None
 
     async def _fail(
-        self, progress: _Progress, held: Held, failure: ModelFailure, started_s: float
+        self, call: Call, held: Held, failure: ModelFailure, started_s: float
     ) -> NoReturn:
         """Book what the attempt may have cost, and raise what follows from it."""
-        now_us, call = self._clock.now_us(), progress.call
+        now_us, tries = self._clock.now_us(), call.tries
         failure.message = self._redactor.clean(failure.message)
-        progress.failures += 1
+        tries.failures += 1
         duration_s = self._clock.monotonic_s() - started_s
-        if progress.failing_since_us is None:
-            progress.failing_since_us = now_us - int(duration_s * US_PER_S)
+        if tries.failing_since_us is None:
+            tries.failing_since_us = now_us - int(duration_s * US_PER_S)
         decision = decide(
             failure,
-            attempt=progress.failures,
-            elapsed_s=(now_us - progress.failing_since_us) / US_PER_S,
+            attempt=tries.failures,
+            elapsed_s=(now_us - tries.failing_since_us) / US_PER_S,
             left_s=(call.deadline_at_us - now_us) / US_PER_S,
             limits=self._limits.retry,
         )

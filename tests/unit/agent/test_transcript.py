@@ -344,12 +344,12 @@ def test_attempts_of_the_step_in_progress_are_counted():
         started(2, 2)
     )  # a restart of ours interrupted this one: it is no failure of the upstream
     rebuilt = rebuild(SPEC, journal.entries)
-    assert (rebuilt.attempts_made, rebuilt.failures) == (2, 1)
-    assert rebuilt.failing_since_us == failed_us - 100_000  # it took 0.1 s
+    assert (rebuilt.tries.made, rebuilt.tries.failures) == (2, 1)
+    assert rebuilt.tries.failing_since_us == failed_us - 100_000  # it took 0.1 s
     journal.turn(2, Turn(answer(), "nudge"))
     rebuilt = rebuild(SPEC, journal.entries)
-    assert (rebuilt.attempts_made, rebuilt.failures) == (0, 0)
-    assert rebuilt.failing_since_us is None
+    assert (rebuilt.tries.made, rebuilt.tries.failures) == (0, 0)
+    assert rebuilt.tries.failing_since_us is None
 
 
 def test_an_answer_without_usage_is_bounded_by_what_was_asked():

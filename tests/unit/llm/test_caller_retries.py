@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.task import Outcome
 from app.journal.events import AttemptFailed, AttemptStarted, RetryScheduled
-from app.llm.call import CallFailed, Parked
+from app.llm.call import CallFailed, Parked, Tries
 from app.llm.provider import ModelFailure
 from tests.support.desk import Desk, call_of, open_desk
 from tests.support.provider import Line, answer, in_stream, lost, status, text, unreachable
@@ -185,7 +185,7 @@ async def test_a_parked_call_goes_on_counting(tmp_path):
         with pytest.raises(Parked):
             await desk.ask(call_of(claim))
         desk.clock.move(31.0)
-        resumed = call_of(claim, attempts_made=1, failures=1, failing_since_us=began_us)
+        resumed = call_of(claim, tries=Tries(1, 1, began_us))
         with pytest.raises(CallFailed):
             await desk.ask(resumed)
         references = [request.reference for request in desk.provider.asked]
@@ -196,7 +196,7 @@ async def test_restarts_of_ours_are_no_failures_of_the_upstream(tmp_path):
     """Attempts that a crash or a drain interrupted keep their numbers but use up no retry."""
     async with open_desk(tmp_path, status(529, **SOON), answer(), max_attempts=2) as desk:
         claim = await claimed(desk.store)
-        await desk.ask(call_of(claim, attempts_made=7))
+        await desk.ask(call_of(claim, tries=Tries(7)))
         references = [request.reference for request in desk.provider.asked]
         assert references == ["t/1/8", "t/1/9"]
 
