@@ -3,13 +3,12 @@
 from collections.abc import Callable
 
 from app.agent.job import Job, with_partial
-from app.agent.transcript import rebuild
 from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.money import format_usd
 from app.domain.task import BudgetPolicy, Conclusion, Outcome, TaskError
 from app.journal.events import BudgetFinalizing, Event, ModelDowngraded
-from app.journal.journal import append, fence, read_all
+from app.journal.journal import append, fence
 from app.llm.call import Paused
 from app.store.persist import persist
 from app.store.port import Store, Tx
@@ -66,15 +65,6 @@ class SpentBudget:
             append(tx, subject, event)
 
         await persist(self._store, self._clock, op)
-        await self._recount(job)
-
-    async def _recount(self, job: Job) -> None:
-        """The step goes on in another way: what was tried of it counts on, as it would after a restart."""
-        transcript = job.transcript
-        told = rebuild(job.claim.spec, await read_all(self._store, job.claim.subject))
-        transcript.attempts_made = told.attempts_made
-        transcript.failures = told.failures
-        transcript.failing_since_us = told.failing_since_us
 
 
 def _downgraded(job: Job, model: str, error: BudgetExhausted) -> ModelDowngraded:
