@@ -94,8 +94,24 @@ def reserve(tx: Tx, attempt: Attempt, scopes: Sequence[Scope], amount_nano: int)
     for scope in scopes:
         if tx.run("hold", scope=scope.kind, id=scope.id, amount_nano=amount_nano) != 1:
             return scope
-    pairs = orjson.dumps([[scope.kind, scope.id] for scope in scopes]).decode()
-    _add_line(tx, attempt, "reservation", None, pairs, amount_nano)
+    subject = attempt.subject
+    tx.run(
+        "add_reservation",
+        task_id=subject.task_id,
+        step=attempt.step,
+        attempt=attempt.attempt,
+        owner=subject.owner,
+        session_id=subject.session_id,
+        run=subject.run,
+        model=attempt.model,
+        price_row=attempt.price_row,
+        key_id=attempt.key_id,
+        agent=attempt.agent,
+        bound=attempt.bound,
+        scopes=orjson.dumps([[scope.kind, scope.id] for scope in scopes]).decode(),
+        amount_nano=amount_nano,
+        at_us=tx.now_us,
+    )
     return None
 
 
@@ -116,13 +132,12 @@ def settle(
     cost = reserved if cost_nano is None else cost_nano
     within = min(cost, reserved)
     task_spent, warnings = _book(tx, held, within, cost - within)
-    _add_line(
+    _add_ending(
         tx,
-        _attempt_of(held),
+        held,
         "settlement",
-        kind,
-        held["scopes"],
-        within,
+        kind=kind,
+        amount_nano=within,
         surplus_nano=cost - within,
         meters=meters,
     )
@@ -135,7 +150,7 @@ def release(tx: Tx, attempt_id: str) -> Settled | None:
     if held is None:
         return None
     task_spent, _ = _book(tx, held, 0, 0)
-    _add_line(tx, _attempt_of(held), "release", None, held["scopes"], 0)
+    _add_ending(tx, held, "release")
     return Settled(0, 0, task_spent, held["amount_nano"])
 
 
@@ -156,6 +171,7 @@ def _open_reservation(tx: Tx, attempt_id: str) -> Row | None:
 def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> tuple[int, tuple[Warned, ...]]:
     """Book on the scopes of the reservation; returns what the task has spent by now, and what to warn of."""
     task_spent, warnings = 0, list[Warned]()
+    charged = spent_nano + surplus_nano > 0
     for kind, identifier in orjson.loads(held["scopes"]):
         row = tx.one(
             "book",
@@ -169,7 +185,7 @@ def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> tuple[int, t
         if identifier == held["task_id"]:
             task_spent = row["spent_nano"]
         warn_at_nano = row["warn_at_nano"]
-        if spent_nano and warn_at_nano is not None and row["spent_nano"] >= warn_at_nano:
+        if warn_at_nano is not None and charged and row["spent_nano"] >= warn_at_nano:
             tx.run("warned", scope=kind, id=identifier)
             warnings.append(Warned(Scope(kind, identifier), row["limit_nano"], row["spent_nano"]))
     return task_spent, tuple(warnings)
@@ -189,35 +205,34 @@ def _attempt_of(row: Row) -> Attempt:
     )
 
 
-def _add_line(
+def _add_ending(
     tx: Tx,
-    attempt: Attempt,
+    held: Row,
     entry: str,
-    kind: Kind | None,
-    scopes: str,
-    amount_nano: int,
     *,
+    kind: Kind | None = None,
+    amount_nano: int = 0,
     surplus_nano: int = 0,
     meters: Meters = _NO_METERS,
 ) -> None:
-    subject = attempt.subject
+    """The line that ends the reservation `held`."""
     tx.run(
         "add_line",
-        ended=int(entry != "reservation"),
+        task_id=held["task_id"],
+        step=held["step"],
+        attempt=held["attempt"],
+        ended=1,
         entry=entry,
         kind=kind,
-        owner=subject.owner,
-        session_id=subject.session_id,
-        task_id=subject.task_id,
-        run=subject.run,
-        step=attempt.step,
-        attempt=attempt.attempt,
-        model=attempt.model,
-        price_row=attempt.price_row,
-        key_id=attempt.key_id,
-        agent=attempt.agent,
-        bound=attempt.bound,
-        scopes=scopes,
+        owner=held["owner"],
+        session_id=held["session_id"],
+        run=held["run"],
+        model=held["model"],
+        price_row=held["price_row"],
+        key_id=held["key_id"],
+        agent=held["agent"],
+        bound=held["bound"],
+        scopes=held["scopes"],
         amount_nano=amount_nano,
         surplus_nano=surplus_nano,
         input_tokens=meters.input_tokens,

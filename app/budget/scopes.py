@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _US = timedelta(microseconds=1)
+_DAY_US = timedelta(days=1) // _US
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -79,4 +81,9 @@ class Payer:
 
 
 def _day(now_us: int) -> str:
-    return (_EPOCH + now_us * _US).date().isoformat()
+    return _date(now_us // _DAY_US)
+
+
+@lru_cache(maxsize=8)
+def _date(day: int) -> str:
+    return (_EPOCH + timedelta(days=day)).date().isoformat()

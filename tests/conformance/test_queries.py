@@ -229,7 +229,7 @@ STORY = (
     changes("hold", 0, **TASK, amount_nano=91),
     changes("hold", 1, **TASK, amount_nano=60),
     finds("reserved_now", 1, {"reserved_nano": 60}),
-    changes("add_line", 1, **{**LINE, "entry": "reservation", "ended": 0, "amount_nano": 60}),
+    changes("add_reservation", 1, **{**LINE, "amount_nano": 60}),
     finds("open_reservation", 1, {"amount_nano": 60}, task_id="t", step=1, attempt=1),
     finds("open_reservations_of_task", 1, {"step": 1, "attempt": 1}, task_id="t"),
     finds(

@@ -5,14 +5,17 @@ ON CONFLICT (scope, id) DO NOTHING;
 
 -- name: set_limit
 -- A limit below what is spent and held is accepted: it blocks new calls. The ceiling then shrinks with them.
-UPDATE accounts SET limit_nano = :limit_nano, warn_at_nano = :warn_at_nano,
+-- The same limit again (at every start, say) does not tell a second time what was told.
+UPDATE accounts SET limit_nano = :limit_nano,
+    warn_at_nano = CASE WHEN warn_at_nano IS NULL AND limit_nano = :limit_nano
+                            AND spent_nano + surplus_nano >= :warn_at_nano
+                        THEN NULL ELSE :warn_at_nano END,
     ceiling_nano = CASE WHEN spent_nano + reserved_nano > :limit_nano
                         THEN spent_nano + reserved_nano ELSE :limit_nano END
 WHERE scope = :scope AND id = :id;
 
 -- name: read_account
-SELECT scope, id, limit_nano, spent_nano, reserved_nano, surplus_nano
-FROM accounts WHERE scope = :scope AND id = :id;
+SELECT limit_nano, spent_nano, reserved_nano, surplus_nano FROM accounts WHERE scope = :scope AND id = :id;
 
 -- name: hold
 -- The guard: no row changes when the reservation would pass the limit. The schema's CHECK is the second line.
@@ -33,6 +36,13 @@ RETURNING spent_nano + surplus_nano AS spent_nano, limit_nano, warn_at_nano;
 -- The soft threshold is told once; a new limit sets it again.
 UPDATE accounts SET warn_at_nano = NULL WHERE scope = :scope AND id = :id;
 
+-- name: add_reservation
+-- The line of a reservation; its meters stay empty.
+INSERT INTO ledger_lines (task_id, step, attempt, ended, entry, owner, session_id, run, model, price_row,
+    key_id, agent, bound, scopes, amount_nano, at_us)
+VALUES (:task_id, :step, :attempt, 0, 'reservation', :owner, :session_id, :run, :model, :price_row,
+    :key_id, :agent, :bound, :scopes, :amount_nano, :at_us);
+
 -- name: add_line
 INSERT INTO ledger_lines (task_id, step, attempt, ended, entry, kind, owner, session_id, run, model, price_row,
     key_id, agent, bound, scopes, amount_nano, surplus_nano, input_tokens, output_tokens, cache_read_tokens,
@@ -42,8 +52,9 @@ VALUES (:task_id, :step, :attempt, :ended, :entry, :kind, :owner, :session_id, :
     :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :usage_json, :at_us);
 
 -- name: open_reservation
--- A reservation that nothing has ended yet.
-SELECT * FROM ledger_lines AS held
+-- A reservation that nothing has ended yet: what its ending repeats.
+SELECT task_id, step, attempt, owner, session_id, run, model, price_row, key_id, agent, bound, scopes, amount_nano
+FROM ledger_lines AS held
 WHERE task_id = :task_id AND step = :step AND attempt = :attempt AND ended = 0 AND NOT EXISTS
     (SELECT 1 FROM ledger_lines AS line WHERE line.task_id = held.task_id AND line.step = held.step
         AND line.attempt = held.attempt AND line.ended = 1);
