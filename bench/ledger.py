@@ -1,18 +1,22 @@
 """One reserve + settle pair on the real store: 100 tasks at once, each pair two durable transactions.
 
 python -m bench.ledger PAIRS ROUNDS       prints JSON: microseconds of CPU per pair, by scopes
+
+A pair is what a call does with its budgets: look at all of them, hold on each, later book on each.
 """
 
 import asyncio
 import json
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from app.budget.accounts import open_account
+from app.budget.accounts import ServiceLimits, balances, open_account
+from app.budget.keys import create_key
 from app.budget.ledger import Attempt, Kind, Meters, reserve, settle
-from app.budget.scopes import SERVICE, Scope, session_scope, task_scope
+from app.budget.scopes import Payer, session_scope, task_scope
 from app.domain.clock import SystemClock
 from app.domain.money import NANO_PER_USD
 from app.domain.task import LOCAL_OWNER, Subject
@@ -27,12 +31,19 @@ _LIMIT_NANO = 1_000_000 * NANO_PER_USD
 _HELD_NANO, _COST_NANO = 1_100_000, 70_000
 _METERS = Meters(input_tokens=18, output_tokens=131)
 _SESSIONS = 10
-SHARED: dict[str, tuple[Scope, ...]] = {
-    "task + session": (),
-    "task + session + service": (SERVICE,),
-}
-"""The scopes of a pair, and those among them that all tasks share."""
+TASK_AND_SESSION = "task + session"
+ALL_SIX = "all six scopes"
+"""Task, session, key day, key month, service day, service month."""
 EMPTY = "two empty transactions"
+_SCOPE_COUNTS = {TASK_AND_SESSION: 2, ALL_SIX: 6}
+
+
+@dataclass(frozen=True, slots=True)
+class _Budgets:
+    """What all tasks share: a key's windows and the service's, or nothing."""
+
+    key_id: str | None = None
+    service: ServiceLimits = field(default_factory=ServiceLimits)
 
 
 def _subjects() -> list[Subject]:
@@ -42,24 +53,40 @@ def _subjects() -> list[Subject]:
     ]
 
 
-def _open(tx: Tx, subjects: list[Subject]) -> None:
-    open_account(tx, SERVICE, LOCAL_OWNER, _LIMIT_NANO)
+def _open(tx: Tx, subjects: list[Subject]) -> dict[str, _Budgets]:
+    """Make the accounts; returns the budgets of each kind of pair."""
     for subject in subjects:
         open_account(tx, task_scope(subject.task_id), LOCAL_OWNER, _LIMIT_NANO)
         open_account(tx, session_scope(LOCAL_OWNER, subject.session_id), LOCAL_OWNER, _LIMIT_NANO)
+    key_id, _ = create_key(
+        tx, LOCAL_OWNER, "bench", day_limit_nano=_LIMIT_NANO, month_limit_nano=_LIMIT_NANO
+    )
+    service = ServiceLimits(day_nano=_LIMIT_NANO, month_nano=_LIMIT_NANO)
+    return {TASK_AND_SESSION: _Budgets(), ALL_SIX: _Budgets(key_id, service)}
+
+
+def _reserve(tx: Tx, attempt: Attempt, payer: Payer, budgets: _Budgets) -> int:
+    """Hold on every budget of the payer; returns on how many."""
+    stands = balances(tx, payer, budgets.service)
+    short = reserve(tx, attempt, [one.scope for one in stands], _HELD_NANO)
+    if short is not None:
+        message = f"{attempt.id} does not fit {short}"
+        raise ValueError(message)
+    return len(stands)
 
 
 async def _pairs(
-    store: SqliteStore, subject: Subject, scopes: tuple[Scope, ...], steps: range
+    store: SqliteStore, name: str, subject: Subject, budgets: _Budgets, steps: range
 ) -> None:
+    payer = Payer(subject.task_id, subject.session_id, LOCAL_OWNER, (), budgets.key_id)
     for step in steps:
-        attempt = Attempt(subject, step, 1, MODEL, "bench")
-        short = await store.write(lambda tx, a=attempt: reserve(tx, a, scopes, _HELD_NANO))
+        attempt = Attempt(subject, step, 1, MODEL, "bench", budgets.key_id or "")
+        held = await store.write(lambda tx, a=attempt: _reserve(tx, a, payer, budgets))
         booked = await store.write(
             lambda tx, a=attempt: settle(tx, a.id, Kind.CONFIRMED, _COST_NANO, _METERS)
         )
-        if short is not None or booked is None:
-            message = f"{attempt.id} was not booked"
+        if held != _SCOPE_COUNTS[name] or booked is None:
+            message = f"{attempt.id} was held on {held} scopes and booked as {booked}"
             raise ValueError(message)
 
 
@@ -69,19 +96,22 @@ async def _empties(store: SqliteStore, steps: range) -> None:
         await store.write(lambda tx: tx.now_us)
 
 
-async def _round(store: SqliteStore, name: str, subjects: list[Subject], steps: range) -> float:
+async def _round(
+    store: SqliteStore,
+    name: str,
+    subjects: list[Subject],
+    shared: dict[str, _Budgets],
+    steps: range,
+) -> float:
     """CPU microseconds per pair of a round in which every task makes `steps` pairs."""
     used_s = time.process_time()
-    await asyncio.gather(*(_work(store, name, subject, steps) for subject in subjects))
-    return (time.process_time() - used_s) * 1e6 / (len(steps) * len(subjects))
-
-
-async def _work(store: SqliteStore, name: str, subject: Subject, steps: range) -> None:
     if name == EMPTY:
-        await _empties(store, steps)
-        return
-    session = session_scope(LOCAL_OWNER, subject.session_id)
-    await _pairs(store, subject, (task_scope(subject.task_id), session, *SHARED[name]), steps)
+        await asyncio.gather(*(_empties(store, steps) for _ in subjects))
+    else:
+        await asyncio.gather(
+            *(_pairs(store, name, subject, shared[name], steps) for subject in subjects)
+        )
+    return (time.process_time() - used_s) * 1e6 / (len(steps) * len(subjects))
 
 
 async def _measure(pairs: int, rounds: int) -> dict[str, list[float]]:
@@ -89,10 +119,11 @@ async def _measure(pairs: int, rounds: int) -> dict[str, list[float]]:
     each, first = pairs // CONCURRENCY, 0
     with TemporaryDirectory(prefix="bursar-bench-") as folder:
         store = SqliteStore(Path(folder), SystemClock())
-        await store.write(lambda tx: _open(tx, subjects))
+        shared = await store.write(lambda tx: _open(tx, subjects))
         for number in range(rounds + 1):
-            for name in (*SHARED, EMPTY):
-                used_us = await _round(store, name, subjects, range(first, first + each))
+            for name in (*shared, EMPTY):
+                steps = range(first, first + each)
+                used_us = await _round(store, name, subjects, shared, steps)
                 first += each
                 if number > 0:  # the first round is the warm-up
                     found.setdefault(name, []).append(used_us)
