@@ -10,6 +10,7 @@ import pytest
 
 from app.agent.job import Job
 from app.agent.loop import AgentLoop
+from app.agent.spent import Cheaper, no_cheaper
 from app.agent.transcript import Transcript, rebuild
 from app.domain.task import Claim, Conclusion
 from app.journal.journal import read_all
@@ -69,7 +70,9 @@ def open_studio(tmp_path: Path) -> OpenStudio:
     """Opens a studio whose provider will say the given script."""
 
     @asynccontextmanager
-    async def make(*script: Line, **options: Any) -> AsyncIterator[Studio]:
+    async def make(
+        *script: Line, cheaper: Cheaper = no_cheaper, **options: Any
+    ) -> AsyncIterator[Studio]:
         probe, safe = Probe(), Probe()
         tools = ToolRegistry(
             [
@@ -91,6 +94,7 @@ def open_studio(tmp_path: Path) -> OpenStudio:
                 desk.clock,
                 tool_limits=ToolLimits(),
                 stream_above_tokens=8_192,
+                cheaper=cheaper,
             )
             yield Studio(desk, loop, probe, safe)
         tools.close()
