@@ -40,8 +40,8 @@ TOOL_CALLS_LIMIT = 20
 _CLOSING_OUTPUT_TOKENS = 512
 _CLOSING_TOKENS = 400
 """The closing question and its borders, by its bytes."""
-_CUT_RESULT_TOKENS = 120
-"""A tool result that is left out: its envelope with the call's id, and the note."""
+_CUT_RESULT_TOKENS = 180
+"""A tool result that is left out: its envelope with the call's id, and the note, by their bytes."""
 
 
 @dataclass(slots=True)
@@ -146,8 +146,8 @@ class Transcript:
             return
         content = self.messages.pop()["content"]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        self._new_blocks = []
-        self._add_user([*blocks, question])
+        self.messages.append({"role": "user", "content": [*blocks, question]})
+        self._new_blocks = [*self._new_blocks, question]  # the rest may have been counted already
 
     def finalizing(self, *, results_cut: bool) -> None:
         """Do again what a `budget_finalizing` event tells."""
@@ -157,13 +157,19 @@ class Transcript:
             self.close()
 
     def leave_out_results(self) -> bool:
-        """Put a short note in place of the tool results the model has not seen; False when there are none."""
+        """Put a short note in place of the tool results the model has not seen; False when there are none.
+
+        Calls beyond the limit go as if they had never been: what is held back pays for no more notes.
+        """
         last = self.messages[-1]
         blocks = [] if isinstance(last["content"], str) else last["content"]
-        short = [{**b, "content": LEFT_OUT} if b["type"] == "tool_result" else b for b in blocks]
+        extra = set(self._order[TOOL_CALLS_LIMIT:])
+        short = [_cut(block) for block in blocks if block.get("tool_use_id") not in extra]
         if last["role"] != "user" or short == blocks:
             return False
-        self.messages[-1] = {**last, "content": short}
+        asked = self.messages[-2]
+        kept = [block for block in asked["content"] if block.get("id") not in extra]
+        self.messages[-2:] = [{**asked, "content": kept}, {**last, "content": short}]
         self._new_blocks = short
         return True
 
@@ -209,6 +215,10 @@ def enlarged_max_tokens(model: str, max_tokens: int) -> int:
 def closing_max_tokens(spec: TaskSpec, model: str) -> int:
     """The output of a closing turn: short, but enough for a model that has to think first."""
     return min(max(_CLOSING_OUTPUT_TOKENS, facts_of(model).min_output_tokens), spec.max_tokens)
+
+
+def _cut(block: JsonObject) -> JsonObject:
+    return {**block, "content": LEFT_OUT} if block["type"] == "tool_result" else block
 
 
 def _without_thinking(message: JsonObject) -> JsonObject:
