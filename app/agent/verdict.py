@@ -12,6 +12,10 @@ from app.llm.provider import ModelAnswer
 
 CONTINUATIONS_LIMIT = 5
 """How often a paused server-side turn is continued."""
+_LAST_WORDS = frozenset(
+    {"end_turn", "stop_sequence", "max_tokens", "model_context_window_exceeded"}
+)
+"""Reasons with which the text of a closing turn is an answer; for a tool call it is only the talk before one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,7 @@ def _closed(answer: ModelAnswer, transcript: Transcript) -> Finish:
     if answer.stop_reason == "refusal":
         return _refused(answer)
     text = text_of(answer)
-    if text.strip():
+    if text.strip() and answer.stop_reason in _LAST_WORDS:
         return Finish(Conclusion(Outcome.BUDGET_FINALIZED, text, partial=True))
     message = "The budget is spent, and the closing turn brought no answer."
     return _partial(Outcome.BUDGET_EXHAUSTED, answer, transcript, message)
