@@ -17,6 +17,7 @@ from tests.support.loglines import LineChecker
 
 CANARY = "canary-5d0e-not-a-real-key"
 LOOKS_LIKE_A_KEY = "sk-" + "not-a-real-key"
+OUR_KEY = "bursar_" + "Not-a_real-Key" * 3 + "0"
 AT_US = 1_795_348_800_123_456
 
 
@@ -42,6 +43,11 @@ class TestRedactor:
             (f"escape\\u001b{LOOKS_LIKE_A_KEY}", f"escape\\u001b{REDACTED}"),
             ("Authorization: Bearer abcdefgh.ijkl", f"Authorization: Bearer {REDACTED}"),
             ("bearer abcdefgh==", f"bearer {REDACTED}"),
+            (f"key={OUR_KEY}.", f"key={REDACTED}."),
+            (f"/tasks/{OUR_KEY}/events", f"/tasks/{REDACTED}/events"),
+            (f"my{OUR_KEY}{OUR_KEY}tail", f"my{REDACTED}{REDACTED}tail"),
+            (f"\\n{OUR_KEY}\\u001b", f"\\n{REDACTED}\\u001b"),
+            (f"Authorization: Bearer {OUR_KEY}", f"Authorization: Bearer {REDACTED}"),
         ],
     )
     def test_secrets(self, text: str, cleaned: str) -> None:
@@ -49,7 +55,15 @@ class TestRedactor:
         assert Redactor([CANARY]).clean(text) == cleaned
 
     @pytest.mark.parametrize(
-        "text", ["task-runner-7 asks", "risk-assessment", "sk-short", "the bearer of", "plain"]
+        "text",
+        [
+            "task-runner-7 asks",
+            "risk-assessment",
+            "sk-short",
+            "the bearer of",
+            "plain",
+            OUR_KEY[:-1],
+        ],
     )
     def test_words(self, text: str) -> None:
         """Ordinary words and ids stay."""
