@@ -4,13 +4,13 @@ import asyncio
 from dataclasses import dataclass, replace
 
 from app.agent.job import Job, with_partial
-from app.agent.spent import Cheaper, SpentBudget, no_cheaper
-from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT
+from app.agent.spent import Cheaper, Fits, SpentBudget, no_cheaper
+from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT, Transcript
 from app.agent.verdict import Finish, RunTools, Verdict, judge
 from app.budget.ledger import Settled
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
-from app.domain.task import Bound, BudgetPolicy, Conclusion, Outcome, TaskError
+from app.domain.task import Bound, BudgetPolicy, Claim, Conclusion, Outcome, TaskError
 from app.journal.events import ToolFinished, ToolStarted
 from app.journal.journal import append, fence
 from app.llm.answers import ToolUse, to_json
@@ -112,7 +112,7 @@ class AgentLoop:
             try:
                 move, settled = await self._step(job, definitions)
             except BudgetExhausted as error:
-                end = await self._spent.decide(job, error)
+                end = await self._spent.decide(job, error, self._fits(job, definitions, error))
                 if end is not None:
                     return end
                 continue
@@ -124,14 +124,28 @@ class AgentLoop:
     async def _step(
         self, job: Job, definitions: tuple[dict[str, object], ...]
     ) -> tuple[_Recorded, Settled]:
-        transcript, claim = job.transcript, job.claim
+        transcript = job.transcript
+        call = await self._call(job, transcript, definitions)
+
+        def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
+            transcript.asked(call.prompt_tokens, asked_tokens)
+            return _Recorded(judge(answer, transcript, asked_tokens), job, call.step)
+
+        answer, move, settled = await self._caller.ask(call, decide)
+        transcript.answered(answer, move.name)
+        return move, settled
+
+    async def _call(
+        self, job: Job, transcript: Transcript, definitions: tuple[dict[str, object], ...]
+    ) -> Call:
+        """The next question as a call on the task's account."""
+        claim = job.claim
         request = transcript.request(definitions, stream_above=self._stream_above_tokens)
-        step = transcript.step + 1
-        prompt_tokens, bound = await self._bounded(job, request)
+        prompt_tokens, bound = await self._bounded(claim, transcript, request)
         finalize = claim.spec.on_budget is BudgetPolicy.FINALIZE and not transcript.closing
-        call = Call(
+        return Call(
             subject=claim.subject,
-            step=step,
+            step=transcript.step + 1,
             request=request,
             payer=job.payer,
             prompt_tokens=prompt_tokens,
@@ -143,20 +157,24 @@ class AgentLoop:
             agent=claim.spec.agent,
         )
 
-        def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
-            transcript.asked(call.prompt_tokens, asked_tokens)
-            return _Recorded(judge(answer, transcript, asked_tokens), job, step)
+    def _fits(
+        self, job: Job, definitions: tuple[dict[str, object], ...], error: BudgetExhausted
+    ) -> Fits:
+        async def fits(model: str) -> bool:
+            trial = replace(job.transcript)
+            trial.switch_model(model)
+            return self._caller.pays(await self._call(job, trial, definitions), error)
 
-        answer, move, settled = await self._caller.ask(call, decide)
-        transcript.answered(answer, move.name)
-        return move, settled
+        return fits
 
-    async def _bounded(self, job: Job, request: ModelRequest) -> tuple[int, Bound]:
+    async def _bounded(
+        self, claim: Claim, transcript: Transcript, request: ModelRequest
+    ) -> tuple[int, Bound]:
         """The prompt's upper bound: proved, or the provider's estimate where that was asked for and is lower."""
-        proved = job.transcript.prompt_tokens(request)
-        if job.claim.spec.bound is Bound.PROVED:
+        proved = transcript.prompt_tokens(request)
+        if claim.spec.bound is Bound.PROVED:
             return proved, Bound.PROVED
-        estimate = await self._caller.estimate(job.claim.subject, request)
+        estimate = await self._caller.estimate(claim.subject, request)
         if estimate is None or estimate >= proved:
             return proved, Bound.PROVED
         return estimate, Bound.ESTIMATE

@@ -1,6 +1,6 @@
 """When spent money leaves less than the next call may cost: a cheaper model, a pause, a closing turn, or the end."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from app.agent.job import Job, with_partial
 from app.domain.clock import Clock
@@ -17,6 +17,10 @@ Cheaper = Callable[[str], str | None]
 """From a model to the next cheaper route, if there is one."""
 
 
+Fits = Callable[[str], Awaitable[bool]]
+"""Whether what is left pays for the next question to this model."""
+
+
 def no_cheaper(_model: str) -> str | None:
     """There is nothing to go down to."""
     return None
@@ -30,7 +34,7 @@ class SpentBudget:
         self._clock = clock
         self._cheaper = cheaper
 
-    async def decide(self, job: Job, error: BudgetExhausted) -> Conclusion | None:
+    async def decide(self, job: Job, error: BudgetExhausted, fits: Fits) -> Conclusion | None:
         """What follows: None when the task goes on, in another way; else its end.
 
         Raises:
@@ -39,7 +43,7 @@ class SpentBudget:
         """
         spec, transcript = job.claim.spec, job.transcript
         if spec.downgrade and not transcript.closing:
-            model = self._cheaper(transcript.model)
+            model = await self._next_that_fits(transcript.model, fits)
             if model is not None:
                 await self._write(job, _downgraded(job, model, error))
                 transcript.switch_model(model)
@@ -56,6 +60,12 @@ class SpentBudget:
                 await self._write(job, _finalizing(job, error, cut=True))
                 return None
         return _exhausted(job, error)
+
+    async def _next_that_fits(self, model: str, fits: Fits) -> str | None:
+        cheaper = self._cheaper(model)
+        while cheaper is not None and not await fits(cheaper):
+            cheaper = self._cheaper(cheaper)
+        return cheaper
 
     async def _write(self, job: Job, event: Event) -> None:
         subject = job.claim.subject

@@ -15,6 +15,7 @@ from app.budget.accounts import ServiceLimits
 from app.budget.ledger import Settled
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
+from app.domain.errors import BudgetExhausted
 from app.domain.task import Outcome, Subject
 from app.llm.booking import book_answer, book_failure
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked
@@ -102,6 +103,10 @@ class Caller:
         except BaseException:
             self._turns.leave(call.subject.task_id)
             raise
+
+    def pays(self, call: Call, spent: BudgetExhausted) -> bool:
+        """Whether what is left of the spent budget pays for this call, be it in its smallest form."""
+        return self._reserver.pays(call, spent)
 
     async def estimate(self, subject: Subject, request: ModelRequest) -> int | None:
         """The prompt's tokens as the provider estimates them, with a margin; None when it gives no count.

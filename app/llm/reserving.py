@@ -10,6 +10,7 @@ from app.budget.ledger import Attempt, reserve
 from app.budget.scopes import Scope
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
+from app.domain.errors import BudgetExhausted
 from app.journal.events import AttemptStarted, ReservationWaited
 from app.journal.journal import append, fence
 from app.llm.booking import book_unsent
@@ -84,7 +85,7 @@ class Reserver:
             Parked: other calls' reservations block it for longer than a slot may be held.
             StaleLease, StoreError: nothing is held.
         """
-        day = datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()
+        day = self._today()
         row = self._prices.row(call.request.model, day)
         attempt = Attempt(
             call.subject,
@@ -114,6 +115,20 @@ class Reserver:
             self._turns.leave(call.subject.task_id)
             amount = worst_case_nano(row, facts_of(row.model), call.prompt_tokens, result)
             return Held(attempt, result, amount, day, scopes)
+
+    def pays(self, call: Call, spent: BudgetExhausted) -> bool:
+        """Whether what is left of the spent budget pays for this call, be it in its smallest form."""
+        row = self._prices.row(call.request.model, self._today())
+        scope = Scope(spent.scope, spent.scope_id)
+        left = Balance(scope, spent.limit_nano, spent.spent_nano, spent.reserved_nano)
+        try:
+            _affordable(call, row, left)
+        except BudgetExhausted:
+            return False
+        return True
+
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()
 
     async def _wait(self, ticket: asyncio.Event, give_up_s: float, *, behind: bool) -> None:
         left_s = give_up_s - self._clock.monotonic_s()
