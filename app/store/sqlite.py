@@ -17,7 +17,13 @@ from app.domain.clock import Clock
 from app.domain.errors import StoreUnavailable
 from app.store.port import CommitListener, Operation, T
 from app.store.queries import load_queries
-from app.store.sqlite_file import DATABASE_NAME, connect, open_beside, open_locked, store_error
+from app.store.sqlite_file import (
+    DATABASE_NAME,
+    connect_again,
+    open_beside,
+    open_locked,
+    store_error,
+)
 from app.store.sqlite_tx import SqliteTx
 
 BATCH_LIMIT = 512
@@ -152,7 +158,7 @@ class SqliteStore:
     def _read(self, op: Operation[T]) -> T:
         connection = getattr(self._local, "connection", None)
         if connection is None:
-            connection = self._local.connection = connect(self._path, read_only=True)
+            connection = self._local.connection = connect_again(self._path, read_only=True)
             self._reader_connections.append(connection)
         try:
             connection.execute("BEGIN")

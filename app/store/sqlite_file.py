@@ -97,12 +97,24 @@ def lock_directory(folder: Path) -> IO[str]:
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
-    """A connection in WAL mode where a commit returns after the data is on disk.
+    """This process's first connection: in WAL mode, where a commit returns after the data is on disk.
 
     Raises:
         StoreError: the file cannot be opened or is not a database.
     """
     _refuse_foreign(path)
+    return connect_again(path, read_only=read_only)
+
+
+def connect_again(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection of a process that has one already, where nothing may open the file beside SQLite.
+
+    Closing such a file would drop every lock that this process has on it (POSIX has one set a process), and
+    the next process to leave would take itself for the last one and delete the WAL in use.
+
+    Raises:
+        StoreError: the file cannot be opened or is not a database.
+    """
     try:
         connection = sqlite3.connect(
             path,

@@ -1,6 +1,8 @@
 """A second process at work on a running service's database: no lock, but never another schema."""
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +14,13 @@ from app.store.queries import load_migrations
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME, lock_directory
 from tests.support.clock import FakeClock
+
+COUNT = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print(connection.execute("SELECT COUNT(*) FROM sessions").fetchone()[0])
+connection.close()
+"""
 
 
 def _session(name: str) -> Operation[int]:
@@ -50,6 +59,25 @@ async def test_both_write(store: SqliteStore, folder: Path) -> None:
         await beside.close()
     assert not _is_free(folder)
     assert await store.write(_session("after")) == 1
+
+
+async def test_who_leaves_keeps_the_log(store: SqliteStore, folder: Path) -> None:
+    """Another process that opens and closes the file does not take itself for the last one.
+
+    It would delete the write-ahead log in use: what is committed from then on would be in no file.
+    """
+    assert await store.write(_session("before")) == 1
+    assert await store.read(lambda tx: tx.one("ping")) is not None
+    for number in range(3):
+        assert await store.write(_session(f"s-{number}")) == 1
+        assert _counted_elsewhere(folder) == number + 2
+
+
+def _counted_elsewhere(folder: Path) -> int:
+    left = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", COUNT, folder / DATABASE_NAME], check=True, capture_output=True
+    )
+    return int(left.stdout)
 
 
 async def test_a_new_database(folder: Path) -> None:
