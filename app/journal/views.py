@@ -122,12 +122,12 @@ class MetricsView:
         match event:
             case ModelAnswered():
                 self._answered(event)
-            case AttemptFailed(error_type=error_type):
+            case AttemptFailed(error_type=error_type, kind=kind):
                 outcome = self._outcomes.of(error_type)
                 metrics.upstream.labels(self._models.of(event.model), outcome).inc()
-                self._lost(event.model, event.charged_nano)
+                self._lost(event.model, event.charged_nano, presumed=kind == "presumed")
             case AttemptPresumed():
-                self._lost(event.model, event.charged_nano)
+                self._lost(event.model, event.charged_nano, presumed=True)
             case ReservationExceeded():
                 metrics.overage.inc()
             case RetryScheduled(reason=reason):
@@ -135,9 +135,10 @@ class MetricsView:
             case _:
                 pass
 
-    def _lost(self, model: str, charged_nano: int) -> None:
+    def _lost(self, model: str, charged_nano: int, *, presumed: bool) -> None:
         if charged_nano:
             self._metrics.spent(self._models.of(model), charged_nano)
+        if presumed:
             self._metrics.presumed_usd.inc(usd_from_nano(charged_nano))
 
     def _answered(self, event: ModelAnswered) -> None:
