@@ -14,7 +14,7 @@ import pytest
 from tests.support.process import NO_KEY, answering, free_port, run, service, spawn
 
 _SIMULATED = {"BURSAR_SIMULATOR": "on"}
-_COMMANDS = ("serve", "demo", "simulate", "config", "openapi", "healthcheck")
+_COMMANDS = ("serve", "demo", "simulate", "config", "keys", "openapi", "healthcheck")
 _NOWHERE = "http://127.0.0.1:9"
 _SHORT_S = 15.0
 
