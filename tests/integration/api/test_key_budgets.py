@@ -156,7 +156,7 @@ async def test_a_paused_task_resumes_at_the_roll_over(
             ends_us = _us(task["paused"]["resets_at"])
             clock._now_us = ends_us - 1
             assert await bursar.service.store.write(lambda tx: verbs.resume(tx, 9)) == 0
-            clock._now_us = ends_us
+            clock._now_us = ends_us + US_PER_S  # the queue looks once a second
             rollovers += 1
             task = await _stands(bursar, task_id, rollovers + 1)
         assert (task["status"], task["steps"]) == ("succeeded", 7)
@@ -179,7 +179,7 @@ async def test_a_higher_limit_resumes(start: Start, *, lifted: bool) -> None:
         await limited(bursar, key_id, day_nano=enough_nano - 1)
         assert await bursar.service.store.write(lambda tx: verbs.resume(tx, 9)) == 0
         await limited(bursar, key_id, day_nano=None if lifted else enough_nano)
-        clock.move(1)  # the queue looks once a second
+        clock.move(1)
         await bursar.saw(task["id"], "task_resumed")
         await limited(bursar, key_id, day_nano=None if lifted else AMPLE)
         clock.move(1)
