@@ -15,7 +15,7 @@ from app.journal.events import ToolFinished, ToolStarted
 from app.journal.journal import append, fence
 from app.llm.answers import ToolUse, to_json
 from app.llm.call import Call, CallFailed, Drain, Parked
-from app.llm.caller import Caller
+from app.llm.caller import OVERCHARGED, Caller
 from app.llm.models import facts_of
 from app.llm.provider import ModelAnswer, ModelRequest
 from app.observe.logs import Redactor
@@ -43,7 +43,7 @@ class _Recorded:
             case Finish(conclusion=conclusion):
                 self.job.conclude(tx, conclusion, settled.task_spent_nano)
             case _ if settled.surplus_nano:
-                self.job.conclude(tx, OVERCHARGED, settled.task_spent_nano)
+                self.job.conclude(tx, _OVERCHARGED, settled.task_spent_nano)
             case RunTools(uses=uses):
                 for use in uses:
                     append(tx, self.job.claim.subject, _started(use, self.step))
@@ -51,11 +51,8 @@ class _Recorded:
                 pass
 
 
-OVERCHARGED = Conclusion(
-    Outcome.UPSTREAM_FAILED,
-    error=TaskError(
-        "reservation_exceeded", "The upstream reported more usage than it can have had."
-    ),
+_OVERCHARGED = Conclusion(
+    Outcome.UPSTREAM_FAILED, error=TaskError(OVERCHARGED.error_type, OVERCHARGED.message)
 )
 
 

@@ -2,9 +2,10 @@
 
 A call that fits the limit, but not beside what others hold, takes a place in the scope's line. The head is
 woken whenever a reservation on the scope ends. A newcomer may not overtake: while a line stands, it joins.
-A task has one number for all of its lines, so whoever waits longest is first in each of them: two tasks
-never wait for each other. A task keeps its place while it is back in the queue, so giving its worker slot
-back costs it no turn.
+A task has one number, from its first call to its end and for all of its lines, so whoever began first is
+first in each of them: two tasks never wait for each other, and a budget that is running out buys whole
+tasks, not the first step of many. A task keeps its place while it is back in the queue, so giving its
+worker slot back costs it no turn.
 """
 
 import asyncio
@@ -29,14 +30,15 @@ class Turns:
         self._lines: dict[Scope, dict[str, _Place]] = {}
         self._places: dict[str, _Place] = {}
         self._numbers = count()
+        self._number_of: dict[str, int] = {}
         self.on_turn: Callable[[str], None] = lambda _task_id: None
 
     def ahead_of(self, task_id: str, scopes: Iterable[Scope]) -> Scope | None:
         """The scope on which somebody else stands first, if any."""
-        mine = self._places.get(task_id)
+        mine = self._number(task_id)
         for scope in scopes:
             head = self._head(scope)
-            if head is not None and (mine is None or head.number < mine.number):
+            if head is not None and head.number < mine:
                 return scope
         return None
 
@@ -48,7 +50,7 @@ class Turns:
         """
         place = self._places.get(task_id)
         if place is None:
-            place = self._places[task_id] = _Place(task_id, next(self._numbers))
+            place = self._places[task_id] = _Place(task_id, self._number(task_id))
         line = self._lines.setdefault(scope, {})
         if task_id not in line:
             last = next(reversed(line.values()), None)
@@ -87,6 +89,16 @@ class Turns:
             if head is not None:
                 head.woken.set()
                 self.on_turn(head.task_id)
+
+    def forget(self, task_id: str) -> None:
+        """The task has ended: its number, too, is free."""
+        self.leave(task_id)
+        self._number_of.pop(task_id, None)
+
+    def _number(self, task_id: str) -> int:
+        if task_id not in self._number_of:
+            self._number_of[task_id] = next(self._numbers)
+        return self._number_of[task_id]
 
     def _head(self, scope: Scope) -> _Place | None:
         line = self._lines.get(scope)

@@ -29,6 +29,11 @@ from app.store.port import Store
 
 _log = logging.getLogger(__name__)
 COUNT_TIMEOUT_S = 30.0
+OVERCHARGED = ModelFailure(
+    "reservation_exceeded",
+    "The upstream reported more usage than it can have had.",
+    phase=Phase.STREAM,
+)
 COUNT_SLACK_TOKENS = 100
 
 
@@ -190,7 +195,8 @@ class Caller:
             limits=self._limits.retry,
         )
         cost = self._broken_off(failure, held)
-        if cost is not None and cost.nano > held.amount_nano:  # it cannot have been so: stop
+        overcharged = cost is not None and cost.nano > held.amount_nano
+        if overcharged:  # it cannot have been so: stop
             decision = GiveUp(Outcome.UPSTREAM_FAILED)
         try:
             await persist(
@@ -200,6 +206,8 @@ class Caller:
             )
         finally:
             self._turns.ended(held.scopes)
+        if overcharged:
+            raise CallFailed(Outcome.UPSTREAM_FAILED, OVERCHARGED)
         if isinstance(decision, GiveUp):
             raise CallFailed(decision.outcome, failure)
         if decision.wait_s > self._limits.park_after_s:

@@ -103,7 +103,7 @@ class WorkerPool:
                     run.cancel("cancel")
             case TaskFinished():
                 self._cancelled.discard(task_id)
-                self._turns.leave(task_id)  # it may have ended while it waited in the queue
+                self._turns.forget(task_id)  # it may have ended while it waited in the queue
             case _:
                 pass
 

@@ -78,7 +78,8 @@ SELECT COUNT(*) AS calls, COALESCE(SUM(amount_nano + surplus_nano), 0) AS spent_
 FROM ledger_lines WHERE task_id = :task_id AND owner = :owner AND entry = 'settlement';
 
 -- name: usage_of_session
--- One row per task and model: every other view of the session is a sum over these.
+-- One row per task and model: every other view of the session is a sum over these. The lines are found by
+-- the session's tasks: an index of their own would cost every call a page to write.
 SELECT task_id, model, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spent_nano,
     SUM(CASE WHEN kind = 'confirmed' THEN amount_nano + surplus_nano ELSE 0 END) AS confirmed_nano,
     SUM(CASE WHEN kind = 'estimated' THEN amount_nano + surplus_nano ELSE 0 END) AS estimated_nano,
@@ -86,7 +87,8 @@ SELECT task_id, model, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spe
     SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
     SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
     SUM(cache_write_1h_tokens) AS cache_write_1h_tokens
-FROM ledger_lines WHERE owner = :owner AND session_id = :session_id AND entry = 'settlement'
+FROM ledger_lines WHERE entry = 'settlement'
+  AND task_id IN (SELECT id FROM tasks WHERE owner = :owner AND session_id = :session_id)
 GROUP BY task_id, model ORDER BY MIN(at_us), task_id, model;
 
 -- name: ledger_of_task
@@ -95,7 +97,8 @@ SELECT * FROM ledger_lines WHERE task_id = :task_id AND owner = :owner ORDER BY 
 
 -- name: ledger_of_session
 -- A session's lines in the order they were written, strictly after the given one.
-SELECT * FROM ledger_lines WHERE owner = :owner AND session_id = :session_id
+SELECT * FROM ledger_lines
+WHERE task_id IN (SELECT id FROM tasks WHERE owner = :owner AND session_id = :session_id)
   AND (at_us, task_id, step, attempt, ended) > (:at_us, :task_id, :step, :attempt, :ended)
 ORDER BY at_us, task_id, step, attempt, ended LIMIT :limit;
 

@@ -6,7 +6,6 @@ from typing import Any
 import orjson
 import pytest
 
-from app.agent.loop import OVERCHARGED
 from app.agent.transcript import INTERRUPTED, NUDGE, TOOL_CALLS_LIMIT, rebuild
 from app.agent.verdict import CONTINUATIONS_LIMIT
 from app.domain.errors import StaleLease
@@ -217,7 +216,7 @@ async def test_overcharge_stops_the_task(open_studio):
         claim = await studio.claim()
         assert await studio.run(claim) is None
         row = await row_of(studio.desk.store)
-        assert (row["status"], row["outcome"]) == ("failed", OVERCHARGED.outcome)
+        assert (row["status"], row["outcome"]) == ("failed", "upstream_failed")
         assert studio.probe.calls == []
         assert orjson.loads(row["error_json"])["type"] == "reservation_exceeded"
 

@@ -65,15 +65,27 @@ def test_leaving_from_the_middle_calls_nobody():
 
 
 def test_leaving_gives_up_every_place():
-    """A task that left stands in no line any more, and may come again at the end."""
+    """A task that left stands in no line any more; until it has ended, it comes back to where it was."""
     turns = Turns()
     for scope in (A, B):
         waiting(turns, "a", scope)
         waiting(turns, "b", scope)
     turns.leave("a")
     assert turns.ahead_of("b", (A, B)) is None
-    waiting(turns, "a")
+    assert turns.ahead_of("a", (A, B)) is None
+    assert turns.ahead_of("newcomer", (A,)) == A
+    turns.forget("a")
     assert turns.ahead_of("a", (A,)) == A
+
+
+def test_who_began_first_goes_first_in_its_next_question_too():
+    """A task that got through once does not queue again behind those that began after it."""
+    turns = Turns()
+    assert turns.ahead_of("a", (A,)) is None
+    waiting(turns, "b")
+    assert turns.ahead_of("a", (A,)) is None
+    waiting(turns, "a")
+    assert turns.ahead_of("b", (A,)) == A
 
 
 def test_joining_again_keeps_the_place_and_the_ticket():
