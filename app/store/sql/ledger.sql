@@ -79,7 +79,7 @@ FROM ledger_lines WHERE task_id = :task_id AND owner = :owner AND entry = 'settl
 
 -- name: usage_of_session
 -- One row per task and model: every other view of the session is a sum over these. The lines are found by
--- the session's tasks: an index of their own would cost every call a page to write.
+-- the session's tasks and need no index of their own, which every call would have to write.
 SELECT task_id, model, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spent_nano,
     SUM(CASE WHEN kind = 'confirmed' THEN amount_nano + surplus_nano ELSE 0 END) AS confirmed_nano,
     SUM(CASE WHEN kind = 'estimated' THEN amount_nano + surplus_nano ELSE 0 END) AS estimated_nano,
