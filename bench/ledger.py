@@ -15,12 +15,12 @@ from tempfile import TemporaryDirectory
 
 from app.budget.accounts import ServiceLimits, balances, open_account
 from app.budget.keys import create_key
-from app.budget.ledger import Attempt, Kind, Meters, reserve, settle
+from app.budget.ledger import Attempt, Kind, Meters, Settled, reserve, settle
 from app.budget.scopes import Payer, session_scope, task_scope
 from app.domain.clock import SystemClock
 from app.domain.money import NANO_PER_USD
 from app.domain.task import LOCAL_OWNER, Subject
-from app.store.port import Tx
+from app.store.port import Operation, Tx
 from app.store.sqlite import SqliteStore
 from bench.noise import Spread
 from bench.process import child, line
@@ -65,14 +65,22 @@ def _open(tx: Tx, subjects: list[Subject]) -> dict[str, _Budgets]:
     return {TASK_AND_SESSION: _Budgets(), ALL_SIX: _Budgets(key_id, service)}
 
 
-def _reserve(tx: Tx, attempt: Attempt, payer: Payer, budgets: _Budgets) -> int:
+def _reserving(attempt: Attempt, payer: Payer, budgets: _Budgets) -> Operation[int]:
     """Hold on every budget of the payer; returns on how many."""
-    stands = balances(tx, payer, budgets.service)
-    short = reserve(tx, attempt, [one.scope for one in stands], _HELD_NANO)
-    if short is not None:
-        message = f"{attempt.id} does not fit {short}"
-        raise ValueError(message)
-    return len(stands)
+
+    def op(tx: Tx) -> int:
+        stands = balances(tx, payer, budgets.service)
+        short = reserve(tx, attempt, [one.scope for one in stands], _HELD_NANO)
+        if short is not None:
+            message = f"{attempt.id} does not fit {short}"
+            raise ValueError(message)
+        return len(stands)
+
+    return op
+
+
+def _settling(attempt_id: str) -> Operation[Settled | None]:
+    return lambda tx: settle(tx, attempt_id, Kind.CONFIRMED, _COST_NANO, _METERS)
 
 
 async def _pairs(
@@ -81,10 +89,8 @@ async def _pairs(
     payer = Payer(subject.task_id, subject.session_id, LOCAL_OWNER, (), budgets.key_id)
     for step in steps:
         attempt = Attempt(subject, step, 1, MODEL, "bench", budgets.key_id or "")
-        held = await store.write(lambda tx, a=attempt: _reserve(tx, a, payer, budgets))
-        booked = await store.write(
-            lambda tx, a=attempt: settle(tx, a.id, Kind.CONFIRMED, _COST_NANO, _METERS)
-        )
+        held = await store.write(_reserving(attempt, payer, budgets))
+        booked = await store.write(_settling(attempt.id))
         if held != _SCOPE_COUNTS[name] or booked is None:
             message = f"{attempt.id} was held on {held} scopes and booked as {booked}"
             raise ValueError(message)
