@@ -49,6 +49,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class _Taken:
+    """What the transaction reserved, in its own instant's windows."""
+
+    max_tokens: int
+    amount_nano: int
+    scopes: tuple[Scope, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Contended:
     scope: Scope
     behind: bool = False
@@ -113,8 +122,7 @@ class Reserver:
                 await self._wait(ticket, give_up_s, behind=result.behind)
                 continue
             self._turns.leave(call.subject.task_id)
-            amount = worst_case_nano(row, facts_of(row.model), call.prompt_tokens, result)
-            return Held(attempt, result, amount, day, scopes)
+            return Held(attempt, result.max_tokens, result.amount_nano, day, result.scopes)
 
     def pays(self, call: Call, spent: BudgetExhausted) -> bool:
         """Whether what is left of the spent budget pays for this call, be it in its smallest form."""
@@ -148,8 +156,8 @@ class Reserver:
         scopes: tuple[Scope, ...],
         *,
         announce: bool,
-    ) -> int | _Contended:
-        """The output tokens that the budget pays and that are reserved now, or who is in the way."""
+    ) -> _Taken | _Contended:
+        """What the budget pays of the call and is reserved now, or who is in the way."""
         ahead = self._turns.ahead_of(call.subject.task_id, scopes)
         if ahead is not None:
             return _Contended(ahead, behind=True)
@@ -167,8 +175,8 @@ class Reserver:
 
 def _reservation(
     call: Call, attempt: Attempt, row: PriceRow, service: ServiceLimits, *, announce: bool
-) -> Callable[[Tx], int | _Contended]:
-    def op(tx: Tx) -> int | _Contended:
+) -> Callable[[Tx], _Taken | _Contended]:
+    def op(tx: Tx) -> _Taken | _Contended:
         fence(tx, call.subject, starting=True)
         stands = balances(tx, call.payer, service)
         tokens = _affordable(call, row, min(stands, key=lambda b: b.unspent_nano))
@@ -178,10 +186,11 @@ def _reservation(
                 if announce:
                     append(tx, call.subject, _waited(call, held, amount))
                 return _Contended(held.scope)
-        short = reserve(tx, attempt, [held.scope for held in stands], amount)
+        scopes = tuple(held.scope for held in stands)
+        short = reserve(tx, attempt, scopes, amount)
         assert short is None, f"{short} changed inside a transaction"  # noqa: S101
         append(tx, call.subject, _started(call, attempt, tokens, amount))
-        return tokens
+        return _Taken(tokens, amount, scopes)
 
     return op
 
