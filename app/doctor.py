@@ -1,5 +1,6 @@
 """Examine a data directory: the books held against themselves."""
 
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from app.domain.clock import SystemClock
 from app.domain.errors import StoreUnavailable
 from app.domain.money import format_usd
 from app.store.queries import load_queries
-from app.store.sqlite_file import DATABASE_NAME, connect
+from app.store.sqlite_file import DATABASE_NAME, connect, store_error
 from app.store.sqlite_tx import SqliteTx
 
 
@@ -34,6 +35,8 @@ def examine(folder: Path) -> Report:
     try:
         connection.execute("BEGIN")  # one snapshot for everything
         found = audit(SqliteTx(connection, load_queries(), SystemClock().now_us()))
+    except sqlite3.Error as error:
+        raise store_error(error, path) from error
     finally:
         connection.close()
     drifts = tuple(

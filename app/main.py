@@ -197,7 +197,13 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     """Put the parts together; nothing runs yet."""
     metrics, turns = Metrics(__version__), Turns()
     worker = new_id("worker", clock.now_us())
-    queue = EmbeddedQueue(store, clock, worker=worker, limit=settings.queue_limit)
+    queue = EmbeddedQueue(
+        store,
+        clock,
+        worker=worker,
+        limit=settings.queue_limit,
+        paused_limit=settings.paused_limit,
+    )
     retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
     limits = CallLimits(settings.call_timeout_s, settings.park_after_s, retry)
     drain, redactor = Drain(), Redactor(settings.secrets())

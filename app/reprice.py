@@ -29,7 +29,7 @@ PAGE_LIMIT = 5_000
 """Lines read at once, at most."""
 END_US = 2**63 - 1
 _UNBILLED = "unbilled:"
-"""How the journal marks an answer that was booked at 0 because of what it was, not by a price."""
+"""How a line names an answer that was booked at 0 because of what it was, not by a price."""
 _HEADER = (
     "model",
     "lines",
@@ -140,35 +140,17 @@ def usage_of(row: Row) -> Usage:
 def settlements(tx: Tx, from_us: int, to_us: int) -> Iterator[Line]:
     """Every owner's settlements of the half-open time, page by page; in one snapshot if `tx` is one."""
     key: dict[str, Any] = {"task_id": "", "step": 0, "attempt": 0}
-    unbilled: tuple[str, frozenset[tuple[int, int]]] = ("", frozenset())
     while rows := tx.all("settlements_page", from_us=from_us, to_us=to_us, **key, limit=PAGE_LIMIT):
         for row in rows:
-            free = _looks_free(row)
-            if free and unbilled[0] != row["task_id"]:
-                unbilled = row["task_id"], _unbilled_answers(tx, row["task_id"])
             yield Line(
                 model=row["model"],
                 kind=Kind(row["kind"]),
                 booked_nano=row["amount_nano"] + row["surplus_nano"],
                 day=utc_date(row["reserved_at_us"] // DAY_US),
                 usage=usage_of(row),
-                unbilled=free and (row["step"], row["attempt"]) in unbilled[1],
+                unbilled=row["price_row"].startswith(_UNBILLED),
             )
         key = {name: rows[-1][name] for name in key}
-
-
-def _looks_free(row: Row) -> bool:
-    """Confirmed at 0: by a price of 0, for want of tokens, or unbilled. The journal knows which."""
-    return row["kind"] == Kind.CONFIRMED and not row["amount_nano"] + row["surplus_nano"]
-
-
-def _unbilled_answers(tx: Tx, task_id: str) -> frozenset[tuple[int, int]]:
-    answers = [orjson.loads(row["data"]) for row in tx.all("answers_of_task", task_id=task_id)]
-    return frozenset(
-        (answer["step"], answer["attempt"])
-        for answer in answers
-        if answer["price_row"].startswith(_UNBILLED)
-    )
 
 
 def examine(folder: Path, prices: PriceBook, *, from_us: int = 0, to_us: int = END_US) -> Report:

@@ -96,7 +96,8 @@ class Settings(BaseSettings):
     )
     session_budget_usd: Usd = Field(Decimal(5), description="What a new session may cost.")
     service_budget_usd: Usd | None = Field(
-        None, description="What the whole service may ever cost; unset: no such bound."
+        None,
+        description="What the whole service may cost in all, counted from when it is first set.",
     )
     service_daily_budget_usd: Usd | None = Field(
         None, description="What the whole service may cost in a day (UTC)."
@@ -117,6 +118,12 @@ class Settings(BaseSettings):
     workers: int = Field(64, ge=1, le=10_000, description="Tasks in flight per process.")
     queue_limit: int = Field(
         10_000, ge=1, le=1_000_000, description="Tasks waiting, at most; then 429."
+    )
+    paused_limit: int = Field(
+        100_000,
+        ge=0,
+        le=1_000_000,
+        description="Tasks paused, at most; one more fails as if its `on_budget` were `fail`.",
     )
     grace_s: Annotated[float, Field(ge=0, le=3_600)] = Field(
         25.0, description="Seconds a stop may take before running calls are interrupted."

@@ -8,8 +8,8 @@ from app.budget.scopes import Payer
 from app.domain.task import Claim, Conclusion, Outcome, TaskError
 from app.store.port import Tx
 
-Conclude = Callable[[Tx, Conclusion, int], None]
-"""Ends the task with what it cost (nano-dollars), in the caller's transaction."""
+Conclude = Callable[[Tx, Conclusion], None]
+"""Ends the task, in the caller's transaction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,9 +41,9 @@ class _Recorded:
     def write(self, tx: Tx, settled: Settled) -> None:
         match self.verdict:
             case Finish(conclusion=conclusion):
-                self.job.conclude(tx, conclusion, settled.task_spent_nano)
+                self.job.conclude(tx, conclusion)
             case _ if settled.surplus_nano:
-                self.job.conclude(tx, _OVERCHARGED, settled.task_spent_nano)
+                self.job.conclude(tx, _OVERCHARGED)
             case RunTools(uses=uses):
                 for use in uses:
                     append(tx, self.job.claim.subject, _started(use, self.step))
@@ -125,7 +125,7 @@ class AgentLoop:
         call = await self._call(job, transcript, definitions)
 
         def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
-            transcript.asked(call.prompt_tokens, asked_tokens)
+            transcript.asked(call.prompt_tokens, asked_tokens, call.bound)
             return _Recorded(judge(answer, transcript, asked_tokens), job, call.step)
 
         answer, move, settled = await self._caller.ask(call, decide)
@@ -157,10 +157,10 @@ class AgentLoop:
     def _fits(
         self, job: Job, definitions: tuple[dict[str, object], ...], error: BudgetExhausted
     ) -> Fits:
-        async def fits(model: str) -> bool:
+        async def fits(model: str) -> BudgetExhausted | None:
             trial = replace(job.transcript)
             trial.switch_model(model)
-            return self._caller.pays(await self._call(job, trial, definitions), error)
+            return self._caller.lacks(await self._call(job, trial, definitions), error)
 
         return fits
 

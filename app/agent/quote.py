@@ -13,6 +13,8 @@ _TURN_TOKENS = 400
 """What a turn adds to the prompt besides answers and results: borders, a question of ours."""
 _RESULT_TOKENS = 200
 """Envelope of one tool result."""
+_FURTHER_CALLS_FACTOR = 20
+"""Calls beyond the limit are answered with an error each: at most this many tokens for a token of the answer."""
 BYTES_PER_TOKEN = 4
 """Of ordinary text; a rule of thumb, for likely costs only."""
 LIKELY_OUTPUT_TOKENS = 300
@@ -61,7 +63,8 @@ def worst_nano(
     results = TOOL_CALLS_LIMIT * (limits.tool_result_bytes + _RESULT_TOKENS) if spec.tools else 0
     for _ in range(spec.max_steps):
         total += limits.attempts * worst_case_nano(row, facts, prompt, output)
-        prompt = _grown(prompt + output + results, facts)
+        further = output * _FURTHER_CALLS_FACTOR if spec.tools else 0
+        prompt = _grown(prompt + output + results + further, facts)
     return total
 
 

@@ -17,8 +17,8 @@ Cheaper = Callable[[str], str | None]
 """From a model to the next cheaper route, if there is one."""
 
 
-Fits = Callable[[str], Awaitable[bool]]
-"""Whether what is left pays for the next question to this model."""
+Fits = Callable[[str], Awaitable[BudgetExhausted | None]]
+"""None when what is left pays for the next question to this model; else what it would need."""
 
 
 def no_cheaper(_model: str) -> str | None:
@@ -41,15 +41,15 @@ class SpentBudget:
             Paused: the task waits for more money.
             StaleLease: this run no longer holds the task.
         """
-        spec, transcript = job.claim.spec, job.transcript
+        spec, transcript, least = job.claim.spec, job.transcript, error
         if spec.downgrade and not transcript.closing:
-            model = await self._next_that_fits(transcript.model, fits)
+            model, least = await self._next_that_fits(transcript.model, fits, error)
             if model is not None:
                 await self._write(job, _downgraded(job, model, error))
                 transcript.switch_model(model)
                 return None
         if spec.on_budget is BudgetPolicy.PAUSE:
-            raise Paused(error)
+            raise Paused(least, otherwise=_exhausted(job, error))
         if spec.on_budget is BudgetPolicy.FINALIZE:
             if not transcript.closing:
                 await self._write(job, _finalizing(job, error, cut=False))
@@ -61,11 +61,18 @@ class SpentBudget:
                 return None
         return _exhausted(job, error)
 
-    async def _next_that_fits(self, model: str, fits: Fits) -> str | None:
+    async def _next_that_fits(
+        self, model: str, fits: Fits, least: BudgetExhausted
+    ) -> tuple[str | None, BudgetExhausted]:
+        """The next cheaper route that fits, if any; and the least that any of them needs."""
         cheaper = self._cheaper(model)
-        while cheaper is not None and not await fits(cheaper):
+        while cheaper is not None:
+            lacks = await fits(cheaper)
+            if lacks is None:
+                break
+            least = min(least, lacks, key=lambda error: error.needed_nano)
             cheaper = self._cheaper(cheaper)
-        return cheaper
+        return cheaper, least
 
     async def _write(self, job: Job, event: Event) -> None:
         subject = job.claim.subject

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from app.domain.clock import US_PER_S
-from app.domain.task import TaskSpec
+from app.domain.task import Bound, TaskSpec
 from app.journal.events import (
     AttemptFailed,
     AttemptStarted,
@@ -42,6 +42,10 @@ _CLOSING_TOKENS = 400
 """The closing question and its borders, by its bytes."""
 _CUT_RESULT_TOKENS = 180
 """A tool result that is left out: its envelope with the call's id, and the note, by their bytes."""
+
+
+_TOKENS_PER_TOKEN_LIMIT = 100
+"""A report of less than a hundredth of the bound is not built upon: some servers leave cached tokens out."""
 
 
 @dataclass(slots=True)
@@ -82,9 +86,9 @@ class Transcript:
         """A task that has not asked anything yet."""
         return cls(spec, spec.model, spec.max_tokens, [{"role": "user", "content": spec.text}])
 
-    def asked(self, prompt_tokens: int, max_tokens: int) -> None:
-        """Take down the bounds of the question that leaves now."""
-        self._asked = (prompt_tokens, max_tokens)
+    def asked(self, prompt_tokens: int, max_tokens: int, bound: Bound = Bound.PROVED) -> None:
+        """Take down the bounds of the question that leaves now. An estimate is none: nothing may build on it."""
+        self._asked = (prompt_tokens, max_tokens) if bound is Bound.PROVED else None
 
     def answered(self, answer: ModelAnswer, move: str) -> None:
         """Take the answer in: what is kept of it follows from the move that was decided on."""
@@ -95,7 +99,10 @@ class Transcript:
         self._known = self._asked
         if answer.usage is not None:
             parts = [tokens for _, tokens in answer.usage.parts]
-            self._known = (sum(t.prompt for t in parts), sum(t.output for t in parts))
+            prompt = sum(t.prompt for t in parts)
+            bounded = 1 if self._asked is None else self._asked[0]
+            if prompt * _TOKENS_PER_TOKEN_LIMIT >= bounded:
+                self._known = (prompt, sum(t.output for t in parts))
         match move:
             case "run_tools":
                 self.messages.append({"role": "assistant", "content": answer.content})
@@ -254,8 +261,8 @@ def _recount(transcript: Transcript, entry: Recorded) -> None:
     """Attempts that earlier runs made of the step in progress."""
     tries = transcript.tries
     match entry.event:
-        case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens):
-            transcript.asked(prompt_tokens, max_tokens)
+        case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens, bound=bound):
+            transcript.asked(prompt_tokens, max_tokens, Bound(bound))
             tries.made += 1
         case AttemptFailed(decision="retry", duration_s=duration_s):
             tries.failures += 1

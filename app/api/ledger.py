@@ -18,6 +18,7 @@ from app.store.port import Row, Tx
 
 router = APIRouter(route_class=GuardedRoute, tags=["ledger"])
 PAGE_LIMIT = 1_000
+_NUMBER_LIMIT = 2**62
 _START = (-1, "", 0, 0, 0)
 _KEY = ("at_us", "task_id", "step", "attempt", "ended")
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
@@ -67,7 +68,7 @@ async def get_session_ledger(
         named = {"owner": who.owner, "session_id": session_id}
         rows = list(tx.all("ledger_of_session", **named, **start, limit=limit + 1))
         more = _cursor(rows[limit - 1]) if len(rows) > limit else None
-        return _page(rows[:limit], tx.all("usage_of_session", **named), more)
+        return _page(rows[:limit], tx.all("totals_of_session", **named), more)
 
     return present.json(await services.store.read(op))
 
@@ -92,6 +93,7 @@ def _position(cursor: str | None) -> tuple[object, ...]:
         found = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
     except (binascii.Error, ValueError):
         found = None
-    if not isinstance(found, list) or [type(part) for part in found] != [int, str, int, int, int]:
+    known = isinstance(found, list) and [type(p) for p in found] == [int, str, int, int, int]
+    if not known or any(isinstance(p, int) and abs(p) > _NUMBER_LIMIT for p in found):
         raise HTTPException(400, "The cursor is not one that this service gave out.")
     return tuple(found)

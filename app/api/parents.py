@@ -49,12 +49,15 @@ def parent_of(who: Principal, parent_id: str, session_id: str | None) -> Operati
     return op
 
 
-def check_breadth(tx: Tx, owner: str, parent_id: str) -> None:
-    """Refuse a sub-task more than there may be; in the transaction that accepts it, so that none slips by.
+def check_parent(tx: Tx, owner: str, parent_id: str) -> None:
+    """Look again, in the transaction that accepts the sub-task, so that none slips by.
 
     Raises:
-        SubmissionRefused: the parent has as many as it may.
+        SubmissionRefused: the parent has ended meanwhile, or has as many as it may.
     """
+    row = tx.one("read_task", id=parent_id, owner=owner)
+    if row is None or TaskStatus(row["status"]).terminal:
+        raise _refused(f"Task {parent_id} has ended: nothing can be done for it any more.")
     found = tx.one("count_subtasks", parent_id=parent_id, owner=owner)
     if found is not None and found["subtask_count"] >= SUBTASKS_LIMIT:
         raise _refused(f"Task {parent_id} has {SUBTASKS_LIMIT} sub-tasks, the most there can be.")

@@ -210,7 +210,13 @@ def _paused(text: str | None) -> dict[str, Any] | None:
         for name in ("limit", "spent", "reserved", "needed")
     }
     resets_at = _instant(found["resets_at_us"])
-    return {"reason": found["reason"], "scope": found["scope"], **money, "resets_at": resets_at}
+    return {
+        "reason": found["reason"],
+        "scope": found["scope"],
+        "scope_id": found["scope_id"],
+        **money,
+        "resets_at": resets_at,
+    }
 
 
 def _instant(at_us: int | None) -> str | None:

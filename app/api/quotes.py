@@ -33,6 +33,7 @@ class BlockedOut(BaseModel):
     """The budget that would refuse the task now."""
 
     scope: str
+    scope_id: str
     limit_usd: float
     spent_usd: float
     reserved_usd: float

@@ -182,6 +182,7 @@ class PausedOut(BaseModel):
 
     reason: Literal["budget"]
     scope: str = Field(description="The budget that is spent.")
+    scope_id: str = Field(description="Whose: the task, session or key; the window of the service.")
     limit_usd: float
     spent_usd: float
     reserved_usd: float

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from app.agent.quote import first_prompt_tokens
-from app.api.parents import NO_PARENT, Parent, check_breadth, parent_of
+from app.api.parents import NO_PARENT, Parent, check_parent, parent_of
 from app.api.schemas import TaskIn
 from app.api.services import Services
 from app.budget.accounts import Balance, ServiceLimits, balance, open_account, shared_balances
@@ -15,7 +15,7 @@ from app.domain.clock import US_PER_S
 from app.domain.errors import SubmissionRefused
 from app.domain.ids import new_id
 from app.domain.money import nano_from_usd
-from app.domain.task import Subject, TaskSpec
+from app.domain.task import Bound, Subject, TaskSpec
 from app.journal.events import TaskAccepted
 from app.journal.journal import append
 from app.llm.bound import worst_case_nano
@@ -120,9 +120,14 @@ def first_call_nano(
 ) -> int:
     """The most that the task's first call can cost; unless `max_tokens` is given, the smallest useful one."""
     facts = facts_of(row.model)
+    prompt_tokens = first_prompt_tokens(spec, row.model, tools)
     if max_tokens is None:
         max_tokens = min(facts.min_output_tokens, spec.max_tokens)
-    return worst_case_nano(row, facts, first_prompt_tokens(spec, row.model, tools), max_tokens)
+        if (
+            spec.bound is Bound.ESTIMATE
+        ):  # the prompt is counted when the task runs: nothing is known yet
+            prompt_tokens = 0
+    return worst_case_nano(row, facts, prompt_tokens, max_tokens)
 
 
 def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int]:
@@ -148,7 +153,7 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
         if spent is not None:
             raise spent.exhausted(submission.minimal_nano)
         if spec.ancestors:
-            check_breadth(tx, subject.owner, spec.ancestors[0])
+            check_parent(tx, subject.owner, spec.ancestors[0])
         percent = defaults.service.warn_percent
         open_account(tx, task_scope(subject.task_id), subject.owner, spec.budget_nano, percent)
         verbs.enqueue(tx, subject, spec, submission.priority)

@@ -32,7 +32,7 @@ _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such task."}
 }
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    402: {"model": Problem, "description": "The session's (or the service's) budget is spent."},
+    402: {"model": Problem, "description": "A budget is spent: `scope` and `scope_id` say which."},
     422: {"model": Problem, "description": "A field cannot be accepted."},
     429: {
         "model": Problem,
@@ -157,12 +157,15 @@ async def cancel_task(request: Request, task_id: str) -> Response:
     response_model=TaskOut,
     responses={
         **_NOT_FOUND,
-        409: {"model": Problem, "description": "It has ended already; `task_status` says how."},
+        409: {"model": Problem, "description": "It has ended, and has no sub-tasks."},
     },
     summary="Set a task's budget",
 )
 async def put_task_budget(request: Request, task_id: str, body: BudgetIn) -> Response:
-    """Set what the task may cost. A paused task that it pays for goes on; one below what is spent stops calls."""
+    """Set what the task and its sub-tasks may cost. Paused tasks that it pays for go on.
+
+    A budget below what is spent is accepted: it stops new calls.
+    """
     services, who = await principal(request)
     limit_nano = nano_from_usd(body.budget_usd)
     scope = task_scope(task_id)
@@ -171,7 +174,7 @@ async def put_task_budget(request: Request, task_id: str, body: BudgetIn) -> Res
         row = tx.one("read_task", id=task_id, owner=who.owner)
         if row is None:
             raise NotFound("task", task_id)
-        if row["outcome"] is not None:
+        if row["outcome"] is not None and not _has_subtasks(tx, who.owner, task_id):
             raise TaskFinished(task_id, row["status"], row["outcome"])
         set_limit(tx, scope, limit_nano, services.defaults.service.warn_percent)
         subject = Subject(task_id, row["session_id"], who.owner, row["run_count"])
@@ -181,6 +184,12 @@ async def put_task_budget(request: Request, task_id: str, body: BudgetIn) -> Res
     await services.store.write(op)
     services.turns.ended((scope,))
     return _standing(await read_task(services, who, task_id))
+
+
+def _has_subtasks(tx: Tx, owner: str, task_id: str) -> bool:
+    """They draw on its budget, also after it has ended."""
+    found = tx.one("count_subtasks", parent_id=task_id, owner=owner)
+    return found is not None and found["subtask_count"] > 0
 
 
 def _standing(task: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

@@ -141,6 +141,8 @@ def shared_balances(
         for scope, limit in ((day, limits["day_limit_nano"]), (month, limits["month_limit_nano"])):
             if limit is not None:
                 yield _balance_or_new(tx, scope, owner, limit, percent)
+            elif (found := find_balance(tx, scope)) is not None:
+                yield found  # its limit was lifted: what is spent meanwhile counts when it is set again
     day, month = service_windows(tx.now_us)
     for scope, limit in (
         (day, service.day_nano),

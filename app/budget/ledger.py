@@ -116,11 +116,17 @@ def reserve(tx: Tx, attempt: Attempt, scopes: Sequence[Scope], amount_nano: int)
 
 
 def settle(
-    tx: Tx, attempt_id: str, kind: Kind, cost_nano: int | None = None, meters: Meters = _NO_METERS
+    tx: Tx,
+    attempt_id: str,
+    kind: Kind,
+    cost_nano: int | None = None,
+    meters: Meters = _NO_METERS,
+    price_row: str | None = None,
 ) -> Settled | None:
     """End a reservation with what the attempt cost; without a cost, with all that was held.
 
-    A cost above the reservation is booked in full, the surplus in a column of its own.
+    A cost above the reservation is booked in full, the surplus in a column of its own. `price_row` names what
+    the cost was computed with, if that is not what the reservation was.
 
     Returns:
         What was booked; None when the reservation has already ended (or never was).
@@ -140,6 +146,7 @@ def settle(
         amount_nano=within,
         surplus_nano=cost - within,
         meters=meters,
+        price_row=price_row,
     )
     return Settled(cost, cost - within, task_spent, reserved, warnings)
 
@@ -214,6 +221,7 @@ def _add_ending(
     amount_nano: int = 0,
     surplus_nano: int = 0,
     meters: Meters = _NO_METERS,
+    price_row: str | None = None,
 ) -> None:
     """The line that ends the reservation `held`."""
     tx.run(
@@ -228,7 +236,7 @@ def _add_ending(
         session_id=held["session_id"],
         run=held["run"],
         model=held["model"],
-        price_row=held["price_row"],
+        price_row=price_row or held["price_row"],
         key_id=held["key_id"],
         agent=held["agent"],
         bound=held["bound"],

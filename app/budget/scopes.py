@@ -57,6 +57,13 @@ def resets_at_us(scope: Scope) -> int | None:
     return (end - _EPOCH) // _US
 
 
+def shown_id(scope: Scope) -> str:
+    """The id as the API knows it: of the task, the session or the key; the window itself for the service."""
+    if scope.kind == "session":
+        return scope.id.partition("/")[2]
+    return scope.id.rpartition("/")[0] if scope.kind.startswith("key_") else scope.id
+
+
 @dataclass(frozen=True, slots=True)
 class Payer:
     """Who pays for a task's calls."""

@@ -162,6 +162,7 @@ class BudgetWarned(Event):
     name: ClassVar[str] = "budget_warned"
     level: ClassVar[int] = WARNING
     scope: str
+    scope_id: str
     limit_nano: int
     spent_nano: int
 
@@ -201,6 +202,7 @@ class TaskPaused(Event):
     level: ClassVar[int] = WARNING
     reason: str
     scope: str
+    scope_id: str
     limit_nano: int
     spent_nano: int
     reserved_nano: int

@@ -3,6 +3,7 @@
 import orjson
 
 from app.budget.ledger import Attempt, Kind, Meters, Settled, release, settle
+from app.budget.scopes import shown_id
 from app.domain.errors import StaleLease
 from app.journal.events import (
     AttemptFailed,
@@ -37,7 +38,10 @@ def book_answer(
     fence(tx, attempt.subject)
     meters = meters_of(answer.usage, plain_model=attempt.model)
     kind = Kind.ESTIMATED if cost is None else Kind.CONFIRMED
-    settled = settle(tx, attempt.id, kind, None if cost is None else cost.nano, meters)
+    if cost is None:
+        settled = settle(tx, attempt.id, kind, None, meters)
+    else:
+        settled = settle(tx, attempt.id, kind, cost.nano, meters, cost.price_row)
     if settled is None:
         message = f"attempt {attempt.id} has been settled by another run"
         raise StaleLease(message)
@@ -97,7 +101,8 @@ def book_failure(
         kind, settled = Kind.PRESUMED, settle(tx, attempt.id, Kind.PRESUMED)
     else:
         kind = Kind.ESTIMATED
-        settled = settle(tx, attempt.id, kind, cost.nano, meters_of(failure.usage_so_far))
+        meters = meters_of(failure.usage_so_far)
+        settled = settle(tx, attempt.id, kind, cost.nano, meters, cost.price_row)
     append(tx, attempt.subject, _failed(attempt, failure, decision, settled, kind, duration_s))
     if settled is not None:
         tell(tx, attempt, settled)
@@ -124,6 +129,7 @@ def tell(tx: Tx, attempt: Attempt, settled: Settled) -> None:
             attempt.subject,
             BudgetWarned(
                 scope=warned.scope.kind,
+                scope_id=shown_id(warned.scope),
                 limit_nano=warned.limit_nano,
                 spent_nano=warned.spent_nano,
             ),

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from app.budget.ledger import Settled
 from app.budget.scopes import Payer
 from app.domain.errors import BudgetExhausted, BursarError
-from app.domain.task import Bound, Outcome, Subject
+from app.domain.task import Bound, Conclusion, Outcome, Subject
 from app.llm.bound import ClosingTurn
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest
 from app.store.port import Tx
@@ -94,6 +94,8 @@ class Parked(BursarError):  # noqa: N818
 class Paused(BursarError):  # noqa: N818
     """Spent money blocks the call, and the task is to wait for more."""
 
-    def __init__(self, cause: BudgetExhausted) -> None:
+    def __init__(self, cause: BudgetExhausted, otherwise: Conclusion) -> None:
         super().__init__(str(cause))
         self.cause = cause
+        self.otherwise = otherwise
+        """How it ends when no more tasks may be paused."""

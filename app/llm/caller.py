@@ -109,9 +109,9 @@ class Caller:
             self._turns.leave(call.subject.task_id)
             raise
 
-    def pays(self, call: Call, spent: BudgetExhausted) -> bool:
-        """Whether what is left of the spent budget pays for this call, be it in its smallest form."""
-        return self._reserver.pays(call, spent)
+    def lacks(self, call: Call, spent: BudgetExhausted) -> BudgetExhausted | None:
+        """None when what is left of the spent budget pays for this call in its smallest form; else what it needs."""
+        return self._reserver.lacks(call, spent)
 
     async def estimate(self, subject: Subject, request: ModelRequest) -> int | None:
         """The prompt's tokens as the provider estimates them, with a margin; None when it gives no count.

@@ -11,6 +11,7 @@ from app.budget.scopes import Scope
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
+from app.domain.task import Outcome
 from app.journal.events import AttemptStarted, ReservationWaited
 from app.journal.journal import append, fence
 from app.llm.booking import book_unsent
@@ -20,9 +21,10 @@ from app.llm.bound import (
     closing_nano,
     worst_case_nano,
 )
-from app.llm.call import Call, Drain, Parked
+from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.models import facts_of
-from app.llm.pricing import PriceBook, PriceRow
+from app.llm.pricing import PriceBook, PriceRow, UnknownModel
+from app.llm.provider import ModelFailure, Phase
 from app.store.persist import shielded
 from app.store.port import Store, Tx
 
@@ -91,11 +93,12 @@ class Reserver:
 
         Raises:
             BudgetExhausted: spent money leaves less than a minimal call.
+            CallFailed: the model has no price any more.
             Parked: other calls' reservations block it for longer than a slot may be held.
             StaleLease, StoreError: nothing is held.
         """
         day = self._today()
-        row = self._prices.row(call.request.model, day)
+        row = self._row(call.request.model, day)
         attempt = Attempt(
             call.subject,
             call.step,
@@ -124,16 +127,23 @@ class Reserver:
             self._turns.leave(call.subject.task_id)
             return Held(attempt, result.max_tokens, result.amount_nano, day, result.scopes)
 
-    def pays(self, call: Call, spent: BudgetExhausted) -> bool:
-        """Whether what is left of the spent budget pays for this call, be it in its smallest form."""
-        row = self._prices.row(call.request.model, self._today())
+    def lacks(self, call: Call, spent: BudgetExhausted) -> BudgetExhausted | None:
+        """None when what is left of the spent budget pays for this call in its smallest form; else what it needs."""
+        row = self._row(call.request.model, self._today())
         scope = Scope(spent.scope, spent.scope_id)
         left = Balance(scope, spent.limit_nano, spent.spent_nano, spent.reserved_nano)
         try:
             _affordable(call, row, left)
-        except BudgetExhausted:
-            return False
-        return True
+        except BudgetExhausted as error:
+            return error
+        return None
+
+    def _row(self, model: str, day: date) -> PriceRow:
+        try:
+            return self._prices.row(model, day)
+        except UnknownModel as error:  # the price file lost it since the task was accepted
+            failure = ModelFailure("unknown_price", str(error), phase=Phase.CONNECT)
+            raise CallFailed(Outcome.UPSTREAM_REJECTED, failure) from error
 
     def _today(self) -> date:
         return datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()

@@ -23,6 +23,7 @@ from app.store.port import Store
 _log = logging.getLogger(__name__)
 CLAIM_LIMIT = 256
 """Tasks claimed in one transaction, at most."""
+PAUSED_LIMIT = 100_000
 SWEEP_INTERVAL_S = 1.0
 """How often waiting and paused tasks are looked at, and a store that failed is tried again."""
 
@@ -30,17 +31,27 @@ SWEEP_INTERVAL_S = 1.0
 class EmbeddedQueue:
     """Hands out tasks in the order priority, age. Add `on_event` to the feed's views."""
 
-    def __init__(self, store: Store, clock: Clock, *, worker: str, limit: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        worker: str,
+        limit: int,
+        paused_limit: int = PAUSED_LIMIT,
+    ) -> None:
         self._store = store
         self._clock = clock
         self._worker = worker
         self._limit = limit
+        self._paused_limit = paused_limit
         self._buffer: asyncio.Queue[Claim | None] = asyncio.Queue()
         self._woken = asyncio.Event()
         self._hungry = 0
         self._accepting = 0
         self._waiting: set[str] = set()
         self._paused: set[str] = set()
+        self._next_sweep_s = 0.0
         self._dispatcher: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -48,6 +59,10 @@ class EmbeddedQueue:
     def depth(self) -> int:
         """Tasks that wait, those being accepted included."""
         return len(self._waiting) + self._accepting
+
+    @property
+    def may_pause(self) -> bool:
+        return len(self._paused) < self._paused_limit
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -74,6 +89,8 @@ class EmbeddedQueue:
             case TaskResumed():
                 self._paused.discard(task_id)
                 self._waiting.add(task_id)
+                if self._paused:  # there may be more that can go on: look at once
+                    self._next_sweep_s = 0.0
                 self._woken.set()
             case TaskPaused():
                 self._paused.add(task_id)
@@ -126,7 +143,6 @@ class EmbeddedQueue:
 
     async def _dispatch(self) -> None:
         """Claim as many tasks as workers are free; sleep until there is something to do."""
-        next_sweep_s = self._clock.monotonic_s()
         while not self._stopping:
             self._woken.clear()
             free = min(self._hungry - self._buffer.qsize(), CLAIM_LIMIT)
@@ -141,8 +157,8 @@ class EmbeddedQueue:
                         len(claims) == free
                     ):  # there may be more, for workers beyond the limit of one claim
                         self._woken.set()
-                if self._clock.monotonic_s() >= next_sweep_s:
-                    next_sweep_s = self._clock.monotonic_s() + SWEEP_INTERVAL_S
+                if self._clock.monotonic_s() >= self._next_sweep_s:
+                    self._next_sweep_s = self._clock.monotonic_s() + SWEEP_INTERVAL_S
                     await self._sweep()
             except StoreError as error:  # try again, take nothing meanwhile
                 _log.warning("claims_postponed", extra={"error_message": str(error)})
@@ -157,8 +173,14 @@ class EmbeddedQueue:
         """End what waited past its deadline; resume what its budget can pay by now, whoever raised it."""
         if self._waiting:
             await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT))
-        if self._paused:
-            await self._store.write(lambda tx: verbs.resume(tx, CLAIM_LIMIT))
+        if (
+            self._paused
+        ):  # looked for by a reader: with many of them the writer has better things to do
+            found = await self._store.read(
+                lambda tx: tx.one("resumable_tasks", now_us=tx.now_us, limit=1)
+            )
+            if found is not None:
+                await self._store.write(lambda tx: verbs.resume(tx, CLAIM_LIMIT))
 
     def _wake_at(self, available_at_us: int) -> None:
         delay_s = (available_at_us - self._clock.now_us()) / US_PER_S

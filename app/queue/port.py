@@ -18,6 +18,11 @@ class Queue(Protocol):
         """
         ...
 
+    @property
+    def may_pause(self) -> bool:
+        """Whether one more task may be paused; they are bounded, too."""
+        ...
+
     def wake(self) -> None:
         """Something may be claimable now: a task was accepted, given back, or its turn has come."""
         ...

@@ -9,6 +9,7 @@ import dataclasses
 
 import orjson
 
+from app.budget.scopes import Scope, shown_id
 from app.domain.errors import BudgetExhausted, NotFound, StaleLease, TaskFinished
 from app.domain.task import (
     Bound,
@@ -88,6 +89,7 @@ def pause(tx: Tx, subject: Subject, cause: BudgetExhausted) -> bool:
     event = TaskPaused(
         reason="budget",
         scope=cause.scope,
+        scope_id=shown_id(Scope(cause.scope, cause.scope_id)),
         limit_nano=cause.limit_nano,
         spent_nano=cause.spent_nano,
         reserved_nano=cause.reserved_nano,
@@ -115,16 +117,18 @@ def resume(tx: Tx, limit: int) -> int:
 
     Their deadlines have stood still meanwhile.
     """
-    rows = tx.all("resume_tasks", now_us=tx.now_us, limit=limit)
-    for row in rows:
-        subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
-        paused = max(tx.now_us - row["paused_at_us"], 0)
-        append(tx, subject, TaskResumed(paused_s=paused / _US_PER_S))
-    return len(rows)
+    found = tx.all("resumable_tasks", now_us=tx.now_us, limit=limit)
+    for task in found:
+        row = tx.one("resume_task", id=task["id"], now_us=tx.now_us)
+        assert row is not None  # noqa: S101  (it was paused a moment ago, in this transaction)
+        subject = Subject(task["id"], row["session_id"], row["owner"], row["run_count"])
+        paused_us = max(tx.now_us - row["paused_at_us"], 0)
+        append(tx, subject, TaskResumed(paused_s=paused_us / _US_PER_S))
+    return len(found)
 
 
-def finish(tx: Tx, subject: Subject, conclusion: Conclusion, cost_nano: int) -> None:
-    """End a task. Terminal: nothing changes it any more.
+def finish(tx: Tx, subject: Subject, conclusion: Conclusion) -> None:
+    """End a task. Terminal: nothing changes it any more. Its cost is what its own lines say, sub-tasks apart.
 
     Raises:
         StaleLease: this run no longer holds the task, or it has ended already.
@@ -145,6 +149,7 @@ def finish(tx: Tx, subject: Subject, conclusion: Conclusion, cost_nano: int) -> 
     if row is None:
         message = f"run {subject.run} no longer holds task {subject.task_id}"
         raise StaleLease(message)
+    cost = tx.one("cost_of_task", task_id=subject.task_id)
     append(
         tx,
         subject,
@@ -152,7 +157,7 @@ def finish(tx: Tx, subject: Subject, conclusion: Conclusion, cost_nano: int) -> 
             status=status,
             outcome=conclusion.outcome,
             steps=row["step_count"],
-            cost_nano=cost_nano,
+            cost_nano=0 if cost is None else cost["cost_nano"],
             partial=conclusion.partial,
             result_bytes=len((conclusion.result or "").encode()),
             duration_s=(tx.now_us - row["created_at_us"]) / _US_PER_S,
@@ -185,7 +190,7 @@ def cancel(tx: Tx, owner: str, task_id: str) -> TaskStatus:
         return TaskStatus.CANCELLING
     if status in (TaskStatus.QUEUED, TaskStatus.PAUSED):
         append(tx, subject, CancelRequested())
-        finish(tx, subject, Conclusion(Outcome.CANCELLED), row["spent_nano"])
+        finish(tx, subject, Conclusion(Outcome.CANCELLED))
         return TaskStatus.CANCELLED
     return status
 
@@ -195,9 +200,7 @@ def expire(tx: Tx, limit: int) -> int:
     rows = tx.all("expired_tasks", now_us=tx.now_us, limit=limit)
     for row in rows:
         subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
-        account = tx.one("read_account", scope="task", id=row["id"])
-        spent = 0 if account is None else account["spent_nano"] + account["surplus_nano"]
-        finish(tx, subject, DEADLINE_PASSED, spent)
+        finish(tx, subject, DEADLINE_PASSED)
     return len(rows)
 
 

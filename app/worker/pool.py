@@ -20,7 +20,7 @@ from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
 from app.store.port import Store, Tx
-from app.worker.recovery import Presumed, presume_open
+from app.worker.recovery import presume_open
 
 _log = logging.getLogger(__name__)
 HAND_BACK_S = 1.5
@@ -168,8 +168,10 @@ class WorkerPool:
             case Parked():
                 await self._give_back(claim, why.reason, why.available_at_us)
                 return why.reason == "budget_contention"
-            case Paused():
+            case Paused() if self._queue.may_pause:
                 await self._pause(claim, why.cause)
+            case Paused():
+                await self._finish(claim, why.otherwise)
             case _:
                 at_us = self._clock.now_us() + int(STORE_RETRY_S * US_PER_S)
                 await self._give_back(claim, "store_failed", at_us)
@@ -198,16 +200,16 @@ class WorkerPool:
             transcript = rebuild(claim.spec, await read_all(self._store, claim.subject))
         subject = claim.subject
 
-        def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
-            verbs.finish(tx, subject, conclusion, cost_nano)
+        def conclude(tx: Tx, conclusion: Conclusion) -> None:
+            verbs.finish(tx, subject, conclusion)
 
         return Job(claim, transcript, _payer(claim), conclude)
 
     async def _finish(self, claim: Claim, conclusion: Conclusion) -> None:
-        def op(tx: Tx) -> Presumed:
-            presumed = presume_open(tx, claim.subject, conclusion.outcome)
-            verbs.finish(tx, claim.subject, conclusion, presumed.spent_nano)
-            return presumed
+        def op(tx: Tx) -> int:
+            presumed_count = presume_open(tx, claim.subject, conclusion.outcome)
+            verbs.finish(tx, claim.subject, conclusion)
+            return presumed_count
 
         self._freed(claim, await persist(self._store, self._clock, op))
 
@@ -222,18 +224,18 @@ class WorkerPool:
     async def _let_go(self, claim: Claim, reason: str, leave: Callable[[Tx], bool]) -> None:
         """End the run but not the task; a cancel that came meanwhile is carried out instead."""
 
-        def op(tx: Tx) -> Presumed:
-            presumed = presume_open(tx, claim.subject, reason)
+        def op(tx: Tx) -> int:
+            presumed_count = presume_open(tx, claim.subject, reason)
             if not leave(tx):
                 cancelled = Conclusion(Outcome.CANCELLED)
-                verbs.finish(tx, claim.subject, cancelled, presumed.spent_nano)
-            return presumed
+                verbs.finish(tx, claim.subject, cancelled)
+            return presumed_count
 
         self._freed(claim, await persist(self._store, self._clock, op))
 
-    def _freed(self, claim: Claim, presumed: Presumed) -> None:
+    def _freed(self, claim: Claim, ended_count: int) -> None:
         """Reservations that ended here may have been what others wait for."""
-        if presumed.ended_count:
+        if ended_count:
             self._turns.ended(_payer(claim).scopes(self._clock.now_us()))
 
     def _on_turn(self, task_id: str) -> None:

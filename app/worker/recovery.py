@@ -1,7 +1,5 @@
 """What a crash or an interruption left behind: calls in flight, tasks nobody runs. Inside a transaction."""
 
-from dataclasses import dataclass
-
 from app.budget.ledger import Kind, open_attempts, settle
 from app.domain.task import Conclusion, Outcome, Subject, TaskStatus
 from app.journal.events import AttemptPresumed
@@ -11,18 +9,12 @@ from app.queue import verbs
 from app.store.port import Store, Tx
 
 
-@dataclass(frozen=True, slots=True)
-class Presumed:
-    """What was found in flight."""
+def presume_open(tx: Tx, subject: Subject, reason: str) -> int:
+    """Book every reservation of the task that nothing has ended as spent: its answer is lost.
 
-    ended_count: int
-    """Reservations that were booked as spent."""
-    spent_nano: int
-    """What the task has spent by now."""
-
-
-def presume_open(tx: Tx, subject: Subject, reason: str) -> Presumed:
-    """Book every reservation of the task that nothing has ended as spent: its answer is lost."""
+    Returns:
+        How many there were.
+    """
     lost = open_attempts(tx, subject)
     for attempt in lost:
         settled = settle(tx, attempt.id, Kind.PRESUMED)
@@ -40,9 +32,7 @@ def presume_open(tx: Tx, subject: Subject, reason: str) -> Presumed:
                 reason=reason,
             ),
         )
-    account = tx.one("read_account", scope="task", id=subject.task_id)
-    spent_nano = 0 if account is None else account["spent_nano"] + account["surplus_nano"]
-    return Presumed(len(lost), spent_nano)
+    return len(lost)
 
 
 async def take_over(store: Store, worker: str) -> int:
@@ -58,9 +48,9 @@ async def take_over(store: Store, worker: str) -> int:
         rows = tx.all("held_tasks", worker=worker)
         for row in rows:
             subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
-            spent_nano = presume_open(tx, subject, "restart").spent_nano
+            presume_open(tx, subject, "restart")
             if row["status"] == TaskStatus.CANCELLING:
-                verbs.finish(tx, subject, Conclusion(Outcome.CANCELLED), spent_nano)
+                verbs.finish(tx, subject, Conclusion(Outcome.CANCELLED))
             else:
                 verbs.give_back(tx, subject, "restart", tx.now_us)
         return len(rows)

@@ -114,7 +114,11 @@ class Model:
         shared: list[tuple[Name, int | None]] = []
         if payer.key_id is not None:
             windows = self.key_windows(payer.key_id)
-            shared += zip(windows, self.keys[payer.key_id], strict=True)
+            for name, limit in zip(windows, self.keys[payer.key_id], strict=True):
+                # A limit that was lifted: the window goes on being counted.
+                shared.append(
+                    (name, NO_LIMIT if limit is None and name in self.accounts else limit)
+                )
         shared += zip(self.service_windows(), self.service, strict=True)
         for name, limit in shared:
             if limit is not None:

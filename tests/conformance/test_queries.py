@@ -145,7 +145,6 @@ USAGE_STORY = (
         **{**LINE_KEY, "task_id": "t", "step": 1, "attempt": 1},
         limit=9,
     ),
-    finds("answers_of_task", 0, None, task_id="t"),
     finds(
         "append_event",
         1,
@@ -157,7 +156,6 @@ USAGE_STORY = (
         data='{"step":1}',
         body=None,
     ),
-    finds("answers_of_task", 1, {"data": '{"step":1}'}, task_id="t"),
 )
 KEY = {"id": "k", "owner": "local", "day_limit_nano": 7, "month_limit_nano": None}
 KEYS_STORY = (
@@ -267,6 +265,14 @@ STORY = (
     ),
     finds("usage_of_task", 1, {"calls": 0, "spent_nano": 0}, task_id="t", owner="stranger"),
     finds(
+        "totals_of_session",
+        1,
+        {"calls": 1, "spent_nano": 45, "input_tokens": 3},
+        owner="local",
+        session_id="s",
+    ),
+    finds("totals_of_session", 1, {"calls": 0, "spent_nano": 0}, owner="x", session_id="s"),
+    finds(
         "usage_of_session",
         1,
         {"task_id": "t", "model": "m", "calls": 1, "spent_nano": 45, "input_tokens": 3},
@@ -293,10 +299,12 @@ STORY = (
     changes("pause_task", 0, **{**PAUSE, "run": 1}),
     changes("pause_task", 1, **PAUSE),
     finds("paused_tasks", 1, {"id": "t"}),
-    finds("resume_tasks", 0, None, now_us=60, limit=9),
+    finds("resumable_tasks", 0, None, now_us=60, limit=9),
     changes("set_limit", 1, **TASK, limit_nano=95, warn_at_nano=70),
-    finds("resume_tasks", 1, {"id": "t", "paused_at_us": 50}, now_us=60, limit=9),
-    finds("resume_tasks", 0, None, now_us=60, limit=9),
+    finds("resumable_tasks", 1, {"id": "t"}, now_us=60, limit=9),
+    finds("resume_task", 1, {"paused_at_us": 50, "run_count": 2}, id="t", now_us=60),
+    finds("resume_task", 0, None, id="t", now_us=60),
+    finds("resumable_tasks", 0, None, now_us=60, limit=9),
     finds(
         "claim_tasks", 1, {"run_count": 3, "deadline_at_us": 115}, worker="w", now_us=60, limit=9
     ),
@@ -308,6 +316,7 @@ STORY = (
     finds(
         "finish_task", 1, {"step_count": 3}, **{**conclusion("t", "failed", "deadline"), "run": 3}
     ),
+    finds("cost_of_task", 1, {"cost_nano": 45}, task_id="t"),
     finds("ended_tasks", 1, {"spec": "{}", "spent_nano": 45}, owner="local", limit=9),
     finds("ended_tasks", 0, None, owner="stranger", limit=9),
     finds("finish_task", 0, None, **{**conclusion("t", "succeeded", "answered"), "run": 3}),

@@ -279,8 +279,8 @@ async def replay(
         stream_above_tokens=1_000_000,
     )
 
-    def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
-        verbs.finish(tx, claim.subject, conclusion, cost_nano)
+    def conclude(tx: Tx, conclusion: Conclusion) -> None:
+        verbs.finish(tx, claim.subject, conclusion)
 
     return script, await loop.run(Job(claim, transcript, payer, conclude)), claim.subject
 

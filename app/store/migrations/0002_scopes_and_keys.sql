@@ -54,5 +54,6 @@ ALTER TABLE tasks ADD COLUMN paused_at_us BIGINT;
 ALTER TABLE tasks ADD COLUMN blocked_scope TEXT;
 ALTER TABLE tasks ADD COLUMN blocked_id TEXT;
 ALTER TABLE tasks ADD COLUMN blocked_needed_nano BIGINT;
-CREATE INDEX tasks_paused ON tasks (blocked_scope, blocked_id) WHERE status = 'paused';
+CREATE INDEX tasks_paused ON tasks (blocked_scope, blocked_id, blocked_needed_nano) WHERE status = 'paused';
+CREATE INDEX tasks_paused_until ON tasks (available_at_us) WHERE status = 'paused';
 CREATE INDEX tasks_of_parent ON tasks (parent_id) WHERE parent_id IS NOT NULL;

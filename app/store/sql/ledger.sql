@@ -91,6 +91,20 @@ FROM ledger_lines WHERE entry = 'settlement'
   AND task_id IN (SELECT id FROM tasks WHERE owner = :owner AND session_id = :session_id)
 GROUP BY task_id, model ORDER BY MIN(at_us), task_id, model;
 
+-- name: totals_of_session
+-- The whole session in one row.
+SELECT COUNT(*) AS calls, COALESCE(SUM(amount_nano + surplus_nano), 0) AS spent_nano,
+    COALESCE(SUM(CASE WHEN kind = 'confirmed' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS confirmed_nano,
+    COALESCE(SUM(CASE WHEN kind = 'estimated' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS estimated_nano,
+    COALESCE(SUM(CASE WHEN kind = 'presumed' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS presumed_nano,
+    COALESCE(SUM(input_tokens), 0) AS input_tokens,
+    COALESCE(SUM(output_tokens), 0) AS output_tokens,
+    COALESCE(SUM(cache_read_tokens), 0) AS cache_read_tokens,
+    COALESCE(SUM(cache_write_5m_tokens), 0) AS cache_write_5m_tokens,
+    COALESCE(SUM(cache_write_1h_tokens), 0) AS cache_write_1h_tokens
+FROM ledger_lines WHERE entry = 'settlement'
+  AND task_id IN (SELECT id FROM tasks WHERE owner = :owner AND session_id = :session_id);
+
 -- name: ledger_of_task
 -- Every line of a task, in the order of its attempts; bounded by its steps and their attempts.
 SELECT * FROM ledger_lines WHERE task_id = :task_id AND owner = :owner ORDER BY step, attempt, ended;
@@ -114,3 +128,8 @@ GROUP BY l.scopes;
 
 -- name: all_accounts
 SELECT scope, id, spent_nano, reserved_nano, surplus_nano FROM accounts ORDER BY scope, id;
+
+-- name: cost_of_task
+-- What the task's own calls cost.
+SELECT COALESCE(SUM(amount_nano + surplus_nano), 0) AS cost_nano
+FROM ledger_lines WHERE task_id = :task_id AND entry = 'settlement';

@@ -71,16 +71,23 @@ UPDATE tasks SET status = 'paused', lease_owner = NULL, paused_json = :paused_js
     blocked_needed_nano = :blocked_needed_nano
 WHERE id = :id AND run_count = :run AND status = 'running';
 
--- name: resume_tasks
+-- name: resumable_tasks
+-- Paused tasks whose window is over, or whose budget can pay by now: looked up budget by budget, not task by task.
+SELECT id FROM tasks WHERE id IN (
+    SELECT id FROM tasks WHERE status = 'paused' AND available_at_us <= :now_us
+    UNION
+    SELECT t.id FROM (SELECT DISTINCT blocked_scope, blocked_id FROM tasks WHERE status = 'paused') AS b
+    JOIN accounts AS a ON a.scope = b.blocked_scope AND a.id = b.blocked_id
+    JOIN tasks AS t ON t.status = 'paused' AND t.blocked_scope = b.blocked_scope AND t.blocked_id = b.blocked_id
+        AND t.blocked_needed_nano <= a.limit_nano - a.spent_nano - a.surplus_nano)
+ORDER BY priority, created_at_us, id LIMIT :limit;
+
+-- name: resume_task
 -- The deadline stood still while the task was paused.
 UPDATE tasks SET status = 'queued', paused_json = NULL, available_at_us = :now_us,
     deadline_at_us = deadline_at_us + CASE WHEN paused_at_us < :now_us THEN :now_us - paused_at_us ELSE 0 END
-WHERE id IN (
-    SELECT t.id FROM tasks AS t LEFT JOIN accounts AS a ON a.scope = t.blocked_scope AND a.id = t.blocked_id
-    WHERE t.status = 'paused' AND (t.available_at_us <= :now_us
-        OR a.limit_nano - a.spent_nano - a.surplus_nano >= t.blocked_needed_nano)
-    ORDER BY t.priority, t.created_at_us, t.id LIMIT :limit)
-RETURNING id, session_id, owner, run_count, paused_at_us;
+WHERE id = :id AND status = 'paused'
+RETURNING session_id, owner, run_count, paused_at_us;
 
 -- name: make_available
 UPDATE tasks SET turn_called = 1,

@@ -66,7 +66,3 @@ LEFT JOIN ledger_lines AS held ON held.task_id = line.task_id AND held.step = li
 WHERE line.entry = 'settlement' AND line.at_us >= :from_us AND line.at_us < :to_us
     AND (line.task_id, line.step, line.attempt) > (:task_id, :step, :attempt)
 ORDER BY line.task_id, line.step, line.attempt LIMIT :limit;
-
--- name: answers_of_task
--- What the journal says of a task's answers, without the answers.
-SELECT data FROM events WHERE subject = :task_id AND type = 'model_answered' ORDER BY seq;

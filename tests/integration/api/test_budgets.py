@@ -75,6 +75,7 @@ class TestPause:
         assert set(told) == {
             "reason",
             "scope",
+            "scope_id",
             "limit_usd",
             "spent_usd",
             "reserved_usd",

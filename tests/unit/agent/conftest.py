@@ -42,8 +42,8 @@ class Studio:
     def job(self, claim: Claim, transcript: Transcript | None = None) -> Job:
         """The claim, ready to be worked on."""
 
-        def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
-            verbs.finish(tx, claim.subject, conclusion, cost_nano)
+        def conclude(tx: Tx, conclusion: Conclusion) -> None:
+            verbs.finish(tx, claim.subject, conclusion)
 
         begun = transcript or Transcript.begin(claim.spec)
         return Job(claim, begun, payer_of(claim), conclude)

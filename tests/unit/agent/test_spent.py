@@ -355,8 +355,8 @@ async def _played(data: st.DataObject, folder: Path, cheaper: Cheaper, **given: 
         adversary = Adversary(data, claim, tools.definitions(("probe",)), desk)
         desk.provider.script = [adversary] * 40
 
-        def conclude(tx: Tx, conclusion: Conclusion, cost_nano: int) -> None:
-            verbs.finish(tx, claim.subject, conclusion, cost_nano)
+        def conclude(tx: Tx, conclusion: Conclusion) -> None:
+            verbs.finish(tx, claim.subject, conclusion)
 
         limits: dict[str, Any] = {"tool_limits": ToolLimits(), "stream_above_tokens": 8_192}
         loop = AgentLoop(desk.store, desk.caller, tools, desk.clock, cheaper=cheaper, **limits)

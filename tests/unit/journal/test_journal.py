@@ -109,7 +109,7 @@ async def test_fence_lets_the_holder_through_and_nobody_else(store):
     assert not await allowed(subject, starting=True)
     await store.write(lambda tx: verbs.give_back(tx, subject, "drain", tx.now_us))
     await store.write(
-        lambda tx: verbs.finish(tx, subject, verbs.DEADLINE_PASSED, 0),
+        lambda tx: verbs.finish(tx, subject, verbs.DEADLINE_PASSED),
     )
     assert not await allowed(subject)
 

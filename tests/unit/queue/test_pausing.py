@@ -88,6 +88,7 @@ async def test_a_paused_task_says_why_and_holds_nothing(office):
     assert told == {
         "reason": "budget",
         "scope": "task",
+        "scope_id": "t",
         "limit_nano": 1_000,
         "spent_nano": 800,
         "reserved_nano": 50,
@@ -280,7 +281,7 @@ VERBS: dict[str, Callable[[Tx, Subject], Any]] = {
     "give_back": lambda tx, subject: verbs.give_back(tx, subject, "drain", tx.now_us),
     "raise": lambda tx, _: set_limit(tx, TASK, 10**9),
     "lower": lambda tx, _: set_limit(tx, TASK, LIMIT),
-    "finish": lambda tx, subject: verbs.finish(tx, subject, ANSWERED, 0),
+    "finish": lambda tx, subject: verbs.finish(tx, subject, ANSWERED),
 }
 
 

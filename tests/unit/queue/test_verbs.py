@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.budget.ledger import Attempt, Kind, reserve, settle
 from app.domain.errors import NotFound, StaleLease, TaskFinished
 from app.domain.task import (
     LOCAL_OWNER,
@@ -21,7 +22,8 @@ from app.domain.task import (
 from app.journal.events import TaskFinished as Finished
 from app.journal.journal import read_all
 from app.queue import verbs
-from tests.support.seeding import accepted, claimed, row_of, spec
+from app.store.port import Tx
+from tests.support.seeding import accepted, claimed, row_of, scopes_of, spec
 from tests.unit.queue.walking import open_walk
 
 ANSWERED = Conclusion(Outcome.ANSWERED, "42")
@@ -90,7 +92,7 @@ async def test_a_claim_is_a_new_run(office):
         lambda tx: verbs.give_back(tx, first.subject, "drain", tx.now_us)
     )
     with pytest.raises(StaleLease):
-        await office.store.write(lambda tx: verbs.finish(tx, first.subject, ANSWERED, 0))
+        await office.store.write(lambda tx: verbs.finish(tx, first.subject, ANSWERED))
     assert (await row_of(office.store))["status"] == "running"
     assert await names(office, first.subject) == [
         "task_accepted",
@@ -118,7 +120,14 @@ async def test_finishing_says_everything(office):
     partial = Conclusion(
         Outcome.TRUNCATED, "half", partial=True, error=TaskError("truncated", "cut")
     )
-    await office.store.write(lambda tx: verbs.finish(tx, claim.subject, partial, 77))
+    attempt = Attempt(claim.subject, 1, 1, "m", "p")
+
+    def paid(tx: Tx) -> None:
+        assert reserve(tx, attempt, scopes_of(claim.subject), 100) is None
+        settle(tx, attempt.id, Kind.CONFIRMED, 77)
+
+    await office.store.write(paid)
+    await office.store.write(lambda tx: verbs.finish(tx, claim.subject, partial))
     row = await row_of(office.store)
     assert (row["status"], row["outcome"], row["result_partial"]) == ("failed", "truncated", 1)
     assert orjson.loads(row["result_json"]) == "half"
@@ -138,10 +147,10 @@ async def test_nothing_leaves_a_terminal_status(office, outcome):
     """An ended task is not ended again, not claimed, not cancelled, not given back."""
     claim = await claimed(office.store)
     subject = claim.subject
-    await office.store.write(lambda tx: verbs.finish(tx, subject, Conclusion(outcome), 0))
+    await office.store.write(lambda tx: verbs.finish(tx, subject, Conclusion(outcome)))
     before = await whole_row(office)
     with pytest.raises(StaleLease):
-        await office.store.write(lambda tx: verbs.finish(tx, subject, ANSWERED, 0))
+        await office.store.write(lambda tx: verbs.finish(tx, subject, ANSWERED))
     with pytest.raises(TaskFinished):
         await office.store.write(lambda tx: verbs.cancel(tx, LOCAL_OWNER, "t"))
     assert not await office.store.write(lambda tx: verbs.give_back(tx, subject, "drain", tx.now_us))
@@ -173,7 +182,7 @@ async def test_cancel_of_a_running_task_is_a_request(office):
         lambda tx: verbs.give_back(tx, claim.subject, "drain", tx.now_us)
     )
     await office.store.write(
-        lambda tx: verbs.finish(tx, claim.subject, Conclusion(Outcome.CANCELLED), 0)
+        lambda tx: verbs.finish(tx, claim.subject, Conclusion(Outcome.CANCELLED))
     )
     assert (await row_of(office.store))["status"] == "cancelled"
 

@@ -42,11 +42,11 @@ class Walk:
                 verbs.give_back(tx, self.subject, "drain", tx.now_us)
             case "finish":
                 if tx.one("lease_holds", task_id="t", run=self.subject.run) is not None:
-                    verbs.finish(tx, self.subject, ANSWERED, 0)
+                    verbs.finish(tx, self.subject, ANSWERED)
             case "cancel":
                 verbs.cancel(tx, LOCAL_OWNER, "t")
             case "stale":
-                verbs.finish(tx, stale, ANSWERED, 0)
+                verbs.finish(tx, stale, ANSWERED)
             case _:
                 self.clock.move(400)
                 verbs.expire(tx, 9)
