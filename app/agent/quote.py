@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from app.agent.transcript import TOOL_CALLS_LIMIT, enlarged_max_tokens
-from app.domain.task import TaskSpec
+from app.domain.task import BudgetPolicy, TaskSpec
 from app.llm.bound import UnboundedContent, prompt_bound, worst_case_nano
 from app.llm.models import ModelFacts, facts_of
 from app.llm.pricing import PriceRow
@@ -61,6 +61,8 @@ def worst_nano(
     if not spec.max_tokens_explicit:
         output = enlarged_max_tokens(row.model, output)
     results = TOOL_CALLS_LIMIT * (limits.tool_result_bytes + _RESULT_TOKENS) if spec.tools else 0
+    if spec.on_budget is BudgetPolicy.FINALIZE:  # any of its questions may be the closing one
+        prompt = _grown(prompt, facts)
     for _ in range(spec.max_steps):
         total += limits.attempts * worst_case_nano(row, facts, prompt, output)
         further = output * _FURTHER_CALLS_FACTOR if spec.tools else 0
