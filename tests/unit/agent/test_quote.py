@@ -78,7 +78,7 @@ def test_no_conversation_reserves_more_than_the_worst_case(
     task = asked(
         model,
         text=text,
-        max_steps=5,
+        max_steps=data.draw(st.integers(1, 5)),
         max_tokens=data.draw(st.sampled_from([40, 2_048])),
         max_tokens_explicit=explicit,
         on_budget=policy,
@@ -86,7 +86,7 @@ def test_no_conversation_reserves_more_than_the_worst_case(
     )
     transcript, total = Transcript.begin(task), 0
     row, facts = BOOK.row(model, AT), facts_of(model)
-    closes_at = data.draw(st.integers(1, 6)) if finalize else 9
+    closes_at = data.draw(st.integers(1, task.max_steps)) if finalize else 9
     for step in range(1, task.max_steps + 1):
         prompt, wish = 0, 0
         for attempt in range(LIMITS.attempts):
