@@ -67,6 +67,10 @@ def worst_nano(
         total += limits.attempts * worst_case_nano(row, facts, prompt, output)
         further = output * _FURTHER_CALLS_FACTOR if spec.tools else 0
         prompt = _grown(prompt + output + results + further, facts)
+        if (
+            spec.downgrade
+        ):  # another model counts from bytes, and an answer may have many for a token
+            prompt = facts.context_window_tokens
     return total
 
 

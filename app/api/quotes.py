@@ -13,7 +13,7 @@ from app.api.guarded import GuardedRoute
 from app.api.problems import budget_members
 from app.api.schemas import Problem, TaskIn
 from app.api.services import Services, principal
-from app.api.submit import Submission, blocking, first_call_nano, prepare
+from app.api.submit import Submission, blocking, candidate_rows, first_call_nano, prepare
 from app.budget.accounts import Balance, find_balance
 from app.budget.scopes import session_scope
 from app.domain.clock import US_PER_S
@@ -118,7 +118,10 @@ def _history(tx: Tx, submission: Submission) -> list[int]:
 def _quote(services: Services, submission: Submission, seen: _Seen) -> dict[str, Any]:
     spec, row = submission.spec, _row(services, submission)
     tools = services.tools.definitions(spec.tools)
-    uncapped = worst_nano(spec, row, tools, services.defaults.quote)
+    uncapped = max(
+        worst_nano(spec, candidate, tools, services.defaults.quote)
+        for candidate in candidate_rows(services, spec)
+    )
     known = len(seen.costs_nano) >= HISTORY_MINIMUM
     likely = -(-sum(seen.costs_nano) // len(seen.costs_nano)) if known else None
     likely = likely_nano(spec, row, tools) if likely is None else likely

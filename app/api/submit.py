@@ -105,14 +105,23 @@ def _check_tools(services: Services, names: tuple[str, ...]) -> None:
 
 def _minimal_nano(services: Services, spec: TaskSpec) -> int:
     """The price of the smallest useful call; of a task that may be downgraded, by the cheapest model it can get."""
-    models = {spec.model, *services.defaults.routes.values()} if spec.downgrade else {spec.model}
-    today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
     tools = services.tools.definitions(spec.tools)
     try:
-        rows = [services.prices.row(model, today) for model in sorted(models)]
+        rows = candidate_rows(services, spec)
     except UnknownModel as error:
         raise SubmissionRefused("model", str(error)) from error
     return min(first_call_nano(spec, row, tools) for row in rows)
+
+
+def candidate_rows(services: Services, spec: TaskSpec) -> list[PriceRow]:
+    """Today's prices of every model that may answer the task.
+
+    Raises:
+        UnknownModel: there is no price for one of them.
+    """
+    models = {spec.model, *services.defaults.routes.values()} if spec.downgrade else {spec.model}
+    today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
+    return [services.prices.row(model, today) for model in sorted(models)]
 
 
 def first_call_nano(

@@ -11,7 +11,7 @@ from app.simulator.directive import Directive
 from app.simulator.errors import JsonObject
 from app.simulator.instances import arithmetic, instance, tool_input
 from app.simulator.tokens import BYTES_PER_TOKEN
-from app.simulator.view import View
+from app.simulator.view import View, call_tag
 
 _TEMPLATES = (
     'About "{topic}": the short answer is yes, with the usual caveats. Details follow on request.',
@@ -52,11 +52,24 @@ class Draft:
     web_fetches: int = 0
 
 
+class _CallIds:
+    """Ids of tool calls that tell which model made them, and pass every other id on."""
+
+    def __init__(self, ids: Ids, model: str) -> None:
+        self._ids = ids
+        self._model = model
+
+    def next(self, prefix: str) -> str:
+        made = self._ids.next(prefix)
+        return made + call_tag(self._model) if prefix == "toolu_" else made
+
+
 def draft(view: View, request: JsonObject, ids: Ids, stop: str | None = None) -> Draft:
     """What the model would say to `view`; `stop` overrides how it ends."""
     directive = view.directive or Directive()
     if view.resumed_call is not None:
         return Draft([_fetched(view.resumed_call), _text(_final_text(view, directive, request))])
+    ids = _CallIds(ids, request["model"])
     calls = _calls(view, directive, ids)
     if stop is None and directive.stop and _stops_now(view, directive, calling=bool(calls)):
         stop = directive.stop

@@ -1,6 +1,7 @@
 """What the simulator makes of a conversation: who governs it, how far it has come, what was asked last."""
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 from app.simulator.directive import OPENING, Directive, find_directive, without_directive
@@ -40,7 +41,7 @@ def look(request: JsonObject) -> View:
     start = governing if directive else question_at
     calls = [index for index in range(start, len(messages)) if _calls_tools(messages[index])]
     if directive and directive.thinking:
-        _require_thinking(messages, calls)
+        _require_thinking(messages, calls, call_tag(request["model"]))
     choice = request.get("tool_choice") or {}
     return View(
         directive=directive,
@@ -87,9 +88,18 @@ def _calls_tools(message: JsonObject) -> bool:
     return message["role"] == "assistant" and _has(message, "tool_use")
 
 
-def _require_thinking(messages: list[JsonObject], calls: list[int]) -> None:
+def call_tag(model: str) -> str:
+    """The end of a tool call's id: which model made the call."""
+    return blake2b(model.encode(), digest_size=2).hexdigest()
+
+
+def _require_thinking(messages: list[JsonObject], calls: list[int], tag: str) -> None:
+    """This model's turns must come back with their thinking; another model's is taken out before it goes on."""
     for index in calls:
-        kind = as_blocks(messages[index]["content"])[0]["type"]
+        blocks = as_blocks(messages[index]["content"])
+        if not any(b["type"] == "tool_use" and str(b["id"]).endswith(tag) for b in blocks):
+            continue
+        kind = blocks[0]["type"]
         require(
             kind in {"thinking", "redacted_thinking"},
             f"messages.{index}.content.0.type: Expected `thinking` or `redacted_thinking`, but found"

@@ -55,7 +55,7 @@ _CLOSING = Scenario(
         "complexity": "simple",
         "tools": _TOOLS,
         "max_tokens": 128,
-        "budget_usd": 0.00096,
+        "budget_usd": 0.00112,
         "on_budget": "finalize",
     },
     "budget_finalized",

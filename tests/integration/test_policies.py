@@ -149,6 +149,21 @@ class TestDowngrade:
         assert {seen.status for seen in bursar.simulator.log.seen} == {200}
         assert billed(bursar) == nano(task["cost_usd"]) <= nano(0.032)
 
+    async def test_after_thinking(self, bursar: Running) -> None:
+        """The other model is not shown the first one's thinking, and goes on with the same conversation."""
+        thinking = LONG.replace("[[sim {", '[[sim {"thinking": true, ', 1)
+        task = await bursar.run(
+            thinking, complexity="complex", downgrade=True, tools=["text_stats"], budget_usd=0.034
+        )
+        (told,) = of_type(await bursar.events(task["id"]), "model_downgraded")
+        assert task["outcome"] == "answered"
+        assert told["step"] > 1
+        asked = [seen.request["model"] for seen in bursar.simulator.log.seen]
+        assert asked.count(OPUS) > 1, (
+            "its own turns came back with their thinking, or it had refused"
+        )
+        assert {seen.status for seen in bursar.simulator.log.seen} == {200}
+
     async def test_then_the_policy(self, bursar: Running) -> None:
         """When the cheapest is too dear as well, the task's policy applies."""
         task = await bursar.run(
