@@ -9,7 +9,6 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from app.budget.scopes import Scope, shown_id
 from app.domain.clock import rfc3339
 from app.domain.errors import (
     BudgetExhausted,
@@ -135,7 +134,7 @@ def budget_members(error: BudgetExhausted) -> dict[str, Any]:
     remaining = max(error.limit_nano - error.spent_nano - error.reserved_nano, 0)
     return {
         "scope": error.scope,
-        "scope_id": shown_id(Scope(error.scope, error.scope_id)),
+        "scope_id": error.shown_id,
         "limit_usd": usd_from_nano(error.limit_nano),
         "spent_usd": usd_from_nano(error.spent_nano),
         "reserved_usd": usd_from_nano(error.reserved_nano),

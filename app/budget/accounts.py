@@ -11,6 +11,7 @@ from app.budget.scopes import (
     resets_at_us,
     service_windows,
     session_scope,
+    shown_id,
     task_scope,
 )
 from app.domain.errors import BudgetExhausted, NotFound
@@ -52,6 +53,7 @@ class Balance:
             reserved_nano=self.reserved_nano,
             needed_nano=needed_nano,
             resets_at_us=resets_at_us(self.scope),
+            shown_id=shown_id(self.scope),
         )
 
 

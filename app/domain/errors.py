@@ -81,11 +81,14 @@ class BudgetExhausted(BursarError):  # noqa: N818
         reserved_nano: int,
         needed_nano: int,
         resets_at_us: int | None = None,
+        shown_id: str | None = None,
     ) -> None:
         what = scope.replace("_", "'s ")
         super().__init__(f"The budget of this {what} cannot pay for another model call.")
         self.scope = scope
         self.scope_id = scope_id
+        self.shown_id = shown_id or scope_id
+        """The scope's id as the API knows it."""
         self.limit_nano = limit_nano
         self.spent_nano = spent_nano
         self.reserved_nano = reserved_nano

@@ -9,7 +9,6 @@ import dataclasses
 
 import orjson
 
-from app.budget.scopes import Scope, shown_id
 from app.domain.errors import BudgetExhausted, NotFound, StaleLease, TaskFinished
 from app.domain.task import (
     Bound,
@@ -89,7 +88,7 @@ def pause(tx: Tx, subject: Subject, cause: BudgetExhausted) -> bool:
     event = TaskPaused(
         reason="budget",
         scope=cause.scope,
-        scope_id=shown_id(Scope(cause.scope, cause.scope_id)),
+        scope_id=cause.shown_id,
         limit_nano=cause.limit_nano,
         spent_nano=cause.spent_nano,
         reserved_nano=cause.reserved_nano,
