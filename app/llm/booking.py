@@ -2,7 +2,7 @@
 
 import orjson
 
-from app.budget.ledger import Attempt, Kind, Meters, Settled, release, settle
+from app.budget.ledger import Attempt, Kind, Meters, Settled, open_attempts, release, settle
 from app.budget.scopes import shown_id
 from app.domain.errors import StaleLease
 from app.journal.events import (
@@ -76,8 +76,12 @@ def book_answer(
 
 
 def book_unsent(tx: Tx, attempt: Attempt) -> None:
-    """Give back a reservation whose request never left, and say so; nothing when there is none."""
-    if release(tx, attempt.id) is not None:
+    """Give back a reservation whose request never left, and say so; nothing when there is none.
+
+    By run as well as by number: where this one was refused, a later run may hold the same number for a call of its own.
+    """
+    own = any(a == attempt for a in open_attempts(tx, attempt.subject))
+    if own and release(tx, attempt.id) is not None:
         failure = ModelFailure("interrupted", "The call was never sent.", phase=Phase.CONNECT)
         append(tx, attempt.subject, _failed(attempt, failure, None, None, None, 0.0))
 
@@ -103,9 +107,10 @@ def book_failure(
         kind = Kind.ESTIMATED
         meters = meters_of(failure.usage_so_far)
         settled = settle(tx, attempt.id, kind, cost.nano, meters, cost.price_row)
+    if settled is None:  # another run has booked it meanwhile: there is nothing to tell any more
+        return
     append(tx, attempt.subject, _failed(attempt, failure, decision, settled, kind, duration_s))
-    if settled is not None:
-        tell(tx, attempt, settled)
+    tell(tx, attempt, settled)
     if isinstance(decision, Again):
         append(
             tx,
