@@ -7,6 +7,7 @@ whose context it was made: those of a dead process never run, those of a frozen 
 
 import asyncio
 import heapq
+import threading
 from asyncio import base_events
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ class State(Enum):
 
     ALIVE = "they run"
     FROZEN = "they wait"
-    DEAD = "they never run"
+    DEAD = "they never run again"
 
 
 class Fate:
@@ -56,6 +57,7 @@ class SeededLoop(base_events.BaseEventLoop):
         self._draw = Random(f"{seed}/loop")  # noqa: S311  (repeatable, not secret)
         self._virtual_s = 0.0
         self._tasks: list[asyncio.Task[Any]] = []
+        self._home = threading.get_ident()
         self.steps = 0
         self.errors: list[BaseException] = []
         """What nobody awaited and no handler took."""
@@ -148,12 +150,12 @@ class SeededLoop(base_events.BaseEventLoop):
         del self._ready[index]
         self.steps += 1
         fate = _owner(handle)
-        if handle.cancelled() or (fate is not None and fate.state is State.DEAD):
+        if handle.cancelled():
             return
-        if fate is not None and fate.state is State.FROZEN:
+        if fate is not None and fate.state is not State.ALIVE:
             fate.parked.append(handle)
-            return
-        handle._run()
+        else:
+            handle._run()
 
     def _take_due(self) -> None:
         while self._scheduled and (
@@ -171,8 +173,8 @@ class SeededLoop(base_events.BaseEventLoop):
         raise NotImplementedError
 
     def _write_to_self(self) -> None:
-        message = "another thread spoke to the seeded loop: its timing is no seed's"
-        raise RuntimeError(message)
+        if threading.get_ident() != self._home:
+            raise RuntimeError("another thread spoke to the seeded loop: its timing is no seed's")
 
 
 def _owner(handle: asyncio.Handle) -> Fate | None:

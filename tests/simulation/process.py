@@ -49,7 +49,6 @@ class Process(Fate):
         if self.state is State.DEAD or self.gone.is_set():
             return
         self.state = State.DEAD
-        self.parked.clear()
         asyncio.get_running_loop().call_soon(self._let_go, context=_outside())
 
     def crash_at_commit(self, count: int, moment: str) -> None:

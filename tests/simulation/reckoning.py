@@ -1,5 +1,6 @@
 """The end of a simulated world: both sides' books against each other, and every task's history."""
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -29,8 +30,8 @@ SOMETIMES = (
     "taken over",
 )
 """What a hundred seeds must have reached, or they have proved little."""
-_MONEY = {"attempt_failed", "budget_warned", "reservation_exceeded"}
-"""Facts that are taken from anyone, however late."""
+_FROM_ANYONE = {"attempt_failed", "retry_scheduled", "budget_warned", "reservation_exceeded"}
+"""What became of an attempt is taken from its run, however late: it moves money, and no task."""
 
 
 def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[str]:
@@ -47,7 +48,8 @@ def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[s
         try:
             check()
         except (AssertionError, KeyError, ValueError, IndexError) as error:
-            yield f"{name}: {type(error).__name__} {error}"
+            where = traceback.extract_tb(error.__traceback__)[-1].line
+            yield f"{name}: {where} ({type(error).__name__} {error})"
     for task_id, events in books.events.items():
         yield from _stale_writes(task_id, events)
 
@@ -60,7 +62,7 @@ def _stale_writes(task_id: str, events: list[Row]) -> Iterator[str]:
             if event["run"] != newest + 1:
                 yield f"{task_id}: run {event['run']} follows run {newest}"
             newest = event["run"]
-        elif event["run"] < newest and event["type"] not in _MONEY:
+        elif event["run"] < newest and event["type"] not in _FROM_ANYONE:
             yield f"{task_id}: run {event['run']} wrote {event['type']} in the time of run {newest}"
 
 

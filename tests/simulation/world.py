@@ -1,6 +1,7 @@
 """One seed's world: clients, a service that dies and comes back, an upstream that bills; then the reckoning."""
 
 import asyncio
+import gc
 import hashlib
 import random
 import sqlite3
@@ -28,9 +29,11 @@ from tests.simulation.reckoning import judge
 from tests.simulation.store import SimulatedStore
 from tests.simulation.upstream import URL
 
-_END_S = 3_600
+_END_S = 2 * 3_600
 """Virtual seconds in which everything must end once nothing goes wrong any more."""
 _UP_S = 60.0
+_SESSION_BUDGETS_USD = (0.006, 0.008, 0.012, 0.5)
+"""The small ones pay for one or a few reservations at once: the others have to wait their turn."""
 _MEMORY = Path("/dev/shm")  # noqa: S108  (a folder of our own is made in it)
 
 
@@ -49,13 +52,16 @@ class Run:
 
 def simulate(seed: int, make_store: MakeStore = SimulatedStore) -> Run:
     """Live through the seed's world and judge it. The same seed gives the same run, on any machine."""
-    state = random.getstate()
+    state, collecting = random.getstate(), gc.isenabled()
     random.seed(seed)  # jitter of waits
+    gc.disable()  # when it would come is no seed's, and what it finalizes takes steps of the loop
     try:
         with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
             return Context().run(_simulate, seed, Path(folder), make_store)
     finally:
         random.setstate(state)
+        if collecting:
+            gc.enable()
 
 
 def _simulate(seed: int, folder: Path, make_store: MakeStore) -> Run:
@@ -133,6 +139,7 @@ class _World:
     async def _converge(self) -> None:
         """Nothing goes wrong any more: everything must come to its end."""
         self._strike(0.0)
+        self._nature.skew_s = 0.0
         for process in [*self._robbed, self._current]:
             if process is not None and not process.gone.is_set():
                 process.crash()
@@ -169,7 +176,7 @@ class _World:
                 await self._rob()
             case 5:
                 self._nature.reached["clock jump"] += 1
-                self._nature.skew_s += self._draw.choice((-3_600, -1, 0.5, 30, 3_600))
+                self._nature.skew_s += self._draw.choice((-3_600, -60, -1, 0.5, 30, 3_600))
             case _:
                 await self._restart()
 
@@ -245,7 +252,7 @@ class _World:
             grace_s=self._draw.choice((0.0, 0.2, 5.0)),
             call_timeout_s=20,
             park_after_s=self._draw.choice((0.1, 1, 5)),
-            session_budget_usd=0.5,
+            session_budget_usd=self._draw.choice(_SESSION_BUDGETS_USD),
             task_budget_usd=0.1,
             service_daily_budget_usd=5,
         )
