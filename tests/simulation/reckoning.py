@@ -37,6 +37,11 @@ _FROM_ANYONE = {"attempt_failed", "retry_scheduled", "budget_warned", "reservati
 def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[str]:
     """What is wrong, in a sentence each; notes what was reached."""
     _notice(books, reached)
+    for task_id, events in books.events.items():
+        if [event["seq"] for event in events] != list(range(1, len(events) + 1)):
+            yield f"{task_id}: its events have gaps"
+        yield from _stale_writes(task_id, events)
+        reached["told after the end"] += _without_late(events)
     checks: tuple[Callable[[], None], ...] = (
         lambda: check_ledger(books),
         lambda: check_bill(books),
@@ -50,8 +55,19 @@ def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[s
         except (AssertionError, KeyError, ValueError, IndexError) as error:
             where = traceback.extract_tb(error.__traceback__)[-1].line
             yield f"{name}: {where} ({type(error).__name__} {error})"
-    for task_id, events in books.events.items():
-        yield from _stale_writes(task_id, events)
+
+
+def _without_late(events: list[Row]) -> int:
+    """Leave aside what a stale run told of its attempt after the task's end; returns how much that was."""
+    count = 0
+    while len(events) > 1 and events[-1]["type"] in _FROM_ANYONE and _ended(events[:-1]):
+        events.pop()
+        count += 1
+    return count
+
+
+def _ended(events: list[Row]) -> bool:
+    return any(event["type"] == "task_finished" for event in events)
 
 
 def _stale_writes(task_id: str, events: list[Row]) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Run:
 
 
 def simulate(seed: int, make_store: MakeStore = SimulatedStore) -> Run:
-    """Live through the seed's world and judge it. The same seed gives the same run, on any machine."""
+    """Live through the seed's world and judge it. The same seed gives the same run, with the same code and Python."""
     state, collecting = random.getstate(), gc.isenabled()
     random.seed(seed)  # jitter of waits
     gc.disable()  # when it would come is no seed's, and what it finalizes takes steps of the loop
