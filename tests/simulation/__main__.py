@@ -1,8 +1,8 @@
 """Run seeds of the simulation.
 
-    python -m tests.simulation --seed 7             one seed, told in full: a failing one replays exactly
-    python -m tests.simulation --seeds 5000         many, on all cores; fails when something is wrong
-    python -m tests.simulation --ablations          the service without each safeguard, until that is caught
+python -m tests.simulation --seed 7             one seed, told in full: a failing one replays exactly
+python -m tests.simulation --seeds 5000         many, on all cores; fails when something is wrong
+python -m tests.simulation --ablations          the service without each safeguard, until that is caught
 """
 
 import argparse
@@ -18,13 +18,12 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tests.simulation.ablations import ABLATIONS
+from tests.simulation.ablations import ABLATION_SEEDS, ABLATIONS, first_caught
 from tests.simulation.reckoning import SOMETIMES
 from tests.simulation.world import Run, simulate
 
 ENOUGH = 100
 """So many seeds must have reached everything in `SOMETIMES`."""
-ABLATION_SEEDS = 1_000
 _SHOWN = 5
 
 
@@ -59,7 +58,7 @@ def _one(seed: int) -> int:
 def _many(first: int, count: int) -> int:
     began_s, reached, failed = time.perf_counter(), Counter[str](), list[Run]()
     with _pool() as pool:
-        for run in pool.map(_quiet, range(first, first + count), chunksize=5):
+        for run in pool.map(simulate, range(first, first + count), chunksize=5):
             reached.update(run.reached)
             if run.violations:
                 failed.append(run)
@@ -92,15 +91,6 @@ def _ablations(target: Path | None) -> int:
     return 1 if survived else 0
 
 
-def first_caught(name: str) -> tuple[int, str] | None:
-    """The first seed that notices that the safeguard is missing, and what it says; None when none does."""
-    for seed in range(ABLATION_SEEDS):
-        run = simulate(seed, ABLATIONS[name])
-        if run.violations:
-            return seed, run.violations[0]
-    return None
-
-
 def _row(name: str, caught: tuple[int, str] | None) -> str:
     if caught is None:
         return f"| {name} | **not within {ABLATION_SEEDS} seeds** | |"
@@ -120,10 +110,6 @@ the same seeds find nothing.
 |---|---|---|
 {rows}
 """
-
-
-def _quiet(seed: int) -> Run:
-    return simulate(seed)
 
 
 def _pool() -> ProcessPoolExecutor:

@@ -13,6 +13,7 @@ from app.store.port import Operation, Row, T, Tx
 from tests.simulation.now import Nature
 from tests.simulation.process import MakeStore
 from tests.simulation.store import SimulatedStore
+from tests.simulation.world import simulate
 
 _RESERVATION = "_reservation.<locals>.op"
 _ANSWER = "Caller._record.<locals>.<lambda>"
@@ -102,6 +103,14 @@ class _Split(SimulatedStore):
         if late:
             await super().write(second)
         return value
+
+
+class NothingApart(_Split):
+    """For comparison: goes the same way, and puts nothing off."""
+
+    @staticmethod
+    def is_late(query: str) -> bool:
+        return query == "nothing"
 
 
 class EventApart(_Split):
@@ -246,6 +255,8 @@ class VoidLost(SimulatedStore):
         return await super().write(lambda tx: op(_Void(tx)))
 
 
+ABLATION_SEEDS = 1_000
+"""Within so many seeds a missing safeguard must be noticed."""
 ABLATIONS: dict[str, MakeStore] = {
     "fencing token": NoFence,
     "conditional update and CHECK": CheckApart,
@@ -256,3 +267,12 @@ ABLATIONS: dict[str, MakeStore] = {
     "takeover of what a dead process held": NoTakeOver,
 }
 """Each safeguard, and the store without it."""
+
+
+def first_caught(name: str, within: int = ABLATION_SEEDS) -> tuple[int, str] | None:
+    """The first seed that notices that the safeguard is missing, and what it says; None when none does."""
+    for seed in range(within):
+        run = simulate(seed, ABLATIONS[name])
+        if run.violations:
+            return seed, run.violations[0]
+    return None

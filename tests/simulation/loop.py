@@ -72,7 +72,7 @@ class SeededLoop(base_events.BaseEventLoop):
         self._ready.extend(fate.parked)
         fate.parked.clear()
 
-    def create_task(self, coro: Any, **given: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+    def create_task(self, coro: Any, **given: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = super().create_task(coro, **given)
         # A dead process's tasks must not be collected in mid-run: closing them would run their handlers.
         self._tasks.append(task)

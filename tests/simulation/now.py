@@ -59,9 +59,7 @@ async def pause(duration_s: float) -> None:
     """Wait in virtual time."""
     loop = asyncio.get_running_loop()
     until = loop.create_future()
-    timer = loop.call_later(
-        duration_s, lambda: None if until.done() else until.set_result(None)
-    )
+    timer = loop.call_later(duration_s, lambda: None if until.done() else until.set_result(None))
     try:
         await until
     finally:

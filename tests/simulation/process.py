@@ -93,7 +93,8 @@ class Process(Fate):
             dying.cancel()
         if not answering.done():
             raise ConnectionLost
-        return answering.result()
+        status, shown = answering.result()
+        return status, shown
 
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
         return asyncio.get_running_loop().create_task(work, context=self._context.copy())
