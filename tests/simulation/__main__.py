@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -94,8 +95,8 @@ def _ablations(target: Path | None) -> int:
 def _row(name: str, caught: tuple[int, str] | None) -> str:
     if caught is None:
         return f"| {name} | **not within {ABLATION_SEEDS} seeds** | |"
-    said = " ".join(caught[1].split("(AssertionError")[0].split()).replace("|", "\\|")
-    return f"| {name} | {caught[0] + 1} | {said} |"
+    said = re.sub(r"task_[0-9a-f]{32}", "a task", caught[1].split("(AssertionError")[0])
+    return f"| {name} | {caught[0] + 1} | `{' '.join(said.split())}` |"
 
 
 _PAGE = """\

@@ -20,6 +20,8 @@ _EXECUTOR_DELAYS_S = (0.0, 0.0, 0.0005, 0.002, 0.01)
 _STALL_CHANCE = 0.005
 _STALL_S = 2.0
 _DRAIN_STEPS = 200_000
+STEP_LIMIT = 3_000_000
+"""A run that takes more goes round in circles."""
 
 
 class State(Enum):
@@ -42,7 +44,7 @@ PROCESS: ContextVar[Fate | None] = ContextVar("PROCESS", default=None)
 
 
 class Deadlock(Exception):  # noqa: N818  (a finding, not an error of the harness)
-    """Something is awaited that nothing will ever bring."""
+    """Something is awaited that nothing will ever bring, or that never comes to an end."""
 
 
 class SeededLoop(base_events.BaseEventLoop):
@@ -104,6 +106,7 @@ class SeededLoop(base_events.BaseEventLoop):
 
     def abandon(self, fates: list[Fate]) -> None:
         """End every task that is left, once the run is judged: their cleaning up meets closed doors."""
+        self.steps = 0
         for fate in fates:
             self.thaw(fate)
         self.set_exception_handler(lambda _loop, _context: None)
@@ -149,6 +152,8 @@ class SeededLoop(base_events.BaseEventLoop):
         handle = self._ready[index]
         del self._ready[index]
         self.steps += 1
+        if self.steps > STEP_LIMIT:
+            raise Deadlock(f"still busy after {STEP_LIMIT:,} steps")
         fate = _owner(handle)
         if handle.cancelled():
             return

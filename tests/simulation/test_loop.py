@@ -6,7 +6,7 @@ from contextvars import copy_context
 
 import pytest
 
-from tests.simulation.loop import PROCESS, Deadlock, Fate, SeededLoop, State
+from tests.simulation.loop import PROCESS, STEP_LIMIT, Deadlock, Fate, SeededLoop, State
 from tests.simulation.now import pause
 
 Started = Callable[[int], SeededLoop]
@@ -58,6 +58,19 @@ def test_what_never_comes_is_noticed(started: Started) -> None:
     never = loop.create_future()
     with pytest.raises(Deadlock):
         loop.run_until_complete(never)
+
+
+def test_going_round_in_circles_is_noticed(started: Started) -> None:
+    """Work that never lets time pass is a finding, too."""
+    loop = started(0)
+    loop.steps = STEP_LIMIT - 100
+
+    def again() -> None:
+        loop.call_soon(again)
+
+    loop.call_soon(again)
+    with pytest.raises(Deadlock):
+        loop.run_until_complete(loop.create_future())
 
 
 def _within(loop: SeededLoop, fate: Fate, work: Awaitable[None]) -> asyncio.Task[None]:
