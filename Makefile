@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test long bench check format openapi lock clean
+.PHONY: help setup demo serve test long simulate ablations bench check format openapi lock clean
 
 help:            ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,14 @@ test: setup      ## all tests (recorded traffic too, where BURSAR_CORPUS names i
 
 long: setup      ## what takes longer than a few minutes: the full kill loops
 	$(BIN)/python -m pytest -m long -o addopts="-ra --import-mode=importlib"
+
+SEEDS ?= 1000
+FIRST ?= 0
+simulate: setup  ## SEEDS=5000 worlds with crashes, stalls and lost locks under virtual time, from seed FIRST on
+	$(BIN)/python -W error -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
+
+ablations: setup ## each safeguard taken away, until the simulation notices: docs/ablations.md
+	$(BIN)/python -W error -m tests.simulation --ablations --write docs/ablations.md
 
 bench: setup     ## the figures of the README: CPU per task against the bare SDK loop
 	$(BIN)/python -m bench

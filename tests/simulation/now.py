@@ -1,0 +1,66 @@
+"""Time of a simulated world, and what its dead processes run into when they are cleared away."""
+
+import asyncio
+from collections import Counter
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from random import Random
+
+from app.domain.clock import US_PER_S
+from app.simulator.core import Simulator
+from tests.support.clock import START_US
+
+
+class Gone(BaseException):
+    """The run is over: whatever is still asked for is not to be had."""
+
+
+@dataclass
+class Nature:
+    """What all processes of one world share. `draw` is the seed's own stream for everything outside the loop."""
+
+    seed: int
+    draw: Random
+    skew_s: float = 0.0
+    over: bool = False
+    reached: Counter[str] = field(default_factory=Counter)
+    """How often something interesting happened."""
+    violations: list[str] = field(default_factory=list)
+    ended: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Tasks that were seen at their end, and which."""
+    network_fails: float = 0.0
+    """Share of requests that find no connection."""
+    simulator: Simulator = field(init=False)
+
+
+WORLD: ContextVar[Nature] = ContextVar("WORLD")
+
+
+class VirtualClock:
+    """The loop's time as a wall clock; `skew_s` is what somebody set it wrong by."""
+
+    def __init__(self, nature: Nature) -> None:
+        self._nature = nature
+
+    def now_us(self) -> int:
+        shown_s = asyncio.get_running_loop().time() + self._nature.skew_s
+        return START_US + int(shown_s * US_PER_S)
+
+    def monotonic_s(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def sleep(self, duration_s: float) -> None:
+        if self._nature.over:
+            raise Gone
+        await pause(duration_s)
+
+
+async def pause(duration_s: float) -> None:
+    """Wait in virtual time."""
+    loop = asyncio.get_running_loop()
+    until = loop.create_future()
+    timer = loop.call_later(duration_s, lambda: None if until.done() else until.set_result(None))
+    try:
+        await until
+    finally:
+        timer.cancel()

@@ -1,0 +1,105 @@
+"""The embedded store of a simulated process: the real one, whose every COMMIT is a place to die at."""
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from app.domain.clock import Clock
+from app.domain.errors import StaleLease
+from app.store.port import Operation, T, Tx
+from app.store.sqlite import SqliteStore
+from tests.simulation.now import Gone, Nature
+
+_OVERDRAWN = (
+    "SELECT scope, id FROM accounts WHERE spent_nano + surplus_nano + reserved_nano > limit_nano"
+)
+_ENDED = "SELECT id, status, outcome FROM tasks WHERE outcome IS NOT NULL"
+
+
+class ProcessDied(BaseException):
+    """Raised where the process ends; nobody hears of it."""
+
+
+class Watched:
+    """The writer's connection: `at_commit` is asked on both sides of each COMMIT, then the state is judged."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, nature: Nature, at_commit: Callable[[str], bool]
+    ) -> None:
+        self._connection = connection
+        self._nature = nature
+        self._at_commit = at_commit
+        self.in_transaction = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
+        if statement != "COMMIT":
+            cursor = self._connection.execute(statement, parameters)
+            self.in_transaction = self._connection.in_transaction
+            return cursor
+        if self._at_commit("before"):
+            self._connection.execute("ROLLBACK")  # what the file's next reader would make of it
+            self.in_transaction = False
+            raise ProcessDied
+        cursor = self._connection.execute(statement)
+        self.in_transaction = False
+        self._judge()
+        self._at_commit("after")
+        return cursor
+
+    def _judge(self) -> None:
+        """What must hold at every committed instant."""
+        for row in self._connection.execute(_OVERDRAWN):
+            self._nature.violations.append(f"{row['scope']} {row['id']} is overdrawn")
+        for row in self._connection.execute(_ENDED):
+            ended = (row["status"], row["outcome"])
+            if self._nature.ended.setdefault(row["id"], ended) != ended:
+                self._nature.violations.append(f"{row['id']} ended twice: {ended}")
+
+
+class SimulatedStore(SqliteStore):
+    """As the real one, in a process that can die or lose its lock."""
+
+    def __init__(
+        self, folder: Path, clock: Clock, nature: Nature, at_commit: Callable[[str], bool]
+    ) -> None:
+        super().__init__(folder, clock)
+        self._nature = nature
+        watched = Watched(self._connection, nature, at_commit)
+        self._connection = cast("sqlite3.Connection", watched)
+
+    async def write(self, op: Operation[T]) -> T:
+        if self._nature.over:
+            raise Gone
+        return await super().write(self._counted(op))
+
+    async def read(self, op: Operation[T]) -> T:
+        if self._nature.over:
+            raise Gone
+        return await super().read(op)
+
+    def _counted(self, op: Operation[T]) -> Operation[T]:
+        def counted(tx: Tx) -> T:
+            try:
+                return op(tx)
+            except StaleLease:
+                robbed = self._lock is None
+                self._nature.reached["stale run stopped" if robbed else "ended run stopped"] += 1
+                raise
+
+        return counted
+
+    def let_go(self) -> None:
+        """What the kernel does for a dead process: its files are closed, its transaction is undone."""
+        self.lose_lock()
+        for connection in (*self._reader_connections, self._connection):
+            connection.close()
+
+    def lose_lock(self) -> None:
+        """Somebody else may take the directory, as when the lock's file system was replaced."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None

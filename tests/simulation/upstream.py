@@ -1,0 +1,113 @@
+"""The model's side of a simulated world: the simulator, behind a network that delays, cuts and loses.
+
+The adapter is the real one; only its transport is ours. A request that has left is answered, and billed,
+whatever becomes of the process that sent it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextvars import Context
+from functools import cache
+
+import httpx2
+
+from app.domain.clock import Clock
+from app.llm.anthropic import AnthropicProvider
+from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Provider
+from app.simulator.reply import Ending, Reply
+from tests.simulation.now import WORLD, Gone, Nature, VirtualClock, pause
+
+URL = "http://upstream.test"
+_TRAVEL_S = (0.001, 0.01, 0.01, 0.2, 1.5)
+
+
+class Upstream:
+    """A `Provider` of one process: the real adapter over a network without sockets."""
+
+    def __init__(self, nature: Nature) -> None:
+        self._nature = nature
+        self._inner: Provider = _adapter()
+
+    async def ask(self, request: ModelRequest) -> ModelAnswer:
+        if self._nature.over:
+            raise Gone
+        try:
+            return await self._inner.ask(request)
+        except ModelFailure as failure:
+            if failure.phase in (Phase.LOST, Phase.STREAM):
+                self._nature.reached["answer lost"] += 1
+            raise
+        except asyncio.CancelledError:
+            self._nature.reached["call interrupted"] += 1
+            raise
+
+    async def count_tokens(self, request: ModelRequest) -> int:
+        return await self._inner.count_tokens(request)
+
+    async def close(self) -> None:
+        """The adapter is everybody's, and has nothing to close."""
+
+
+class _Now:
+    """The clock of whichever world is running."""
+
+    def now_us(self) -> int:
+        return VirtualClock(WORLD.get()).now_us()
+
+    def monotonic_s(self) -> float:
+        return VirtualClock(WORLD.get()).monotonic_s()
+
+    async def sleep(self, duration_s: float) -> None:
+        await VirtualClock(WORLD.get()).sleep(duration_s)
+
+
+@cache
+def _adapter() -> AnthropicProvider:
+    """Made once: it holds nothing of a world, and opening an SDK client takes longer than many runs."""
+    clock: Clock = _Now()
+    return AnthropicProvider("simulated", URL, clock=clock, transport=_Network())
+
+
+class _Network(httpx2.AsyncBaseTransport):
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        nature = WORLD.get()
+        if nature.draw.random() < nature.network_fails:
+            raise httpx2.ConnectError("no route to the simulated upstream", request=request)
+        outside = Context()
+        outside.run(WORLD.set, nature)
+        delay_s = nature.draw.choice(_TRAVEL_S)
+        answering = asyncio.get_running_loop().create_task(
+            _answered(nature, request, delay_s), context=outside
+        )
+        reply = await asyncio.shield(answering)
+        if reply.ending is Ending.SILENT:
+            raise httpx2.ReadError("cut before the first byte", request=request)
+        headers = dict(reply.headers)
+        if reply.length is not None:
+            headers["content-length"] = str(reply.length)
+        return httpx2.Response(reply.status, headers=headers, stream=_Body(reply, request))
+
+
+async def _answered(nature: Nature, request: httpx2.Request, delay_s: float) -> Reply:
+    await pause(delay_s)
+    reply = nature.simulator.reply(
+        request.method, request.url.raw_path.decode(), request.headers, request.content
+    )
+    await pause(reply.delay_s + delay_s)
+    return reply
+
+
+class _Body(httpx2.AsyncByteStream):
+    def __init__(self, reply: Reply, request: httpx2.Request) -> None:
+        self._reply = reply
+        self._request = request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for number, piece in enumerate(self._reply.pieces):
+            if number and self._reply.pause_s:
+                await pause(self._reply.pause_s)
+            yield piece
+        if self._reply.ending is Ending.CUT:
+            raise httpx2.ReadError("cut in the middle", request=self._request)
+        if self._reply.ending is Ending.WHOLE and self._reply.delivered is not None:
+            self._reply.delivered()
