@@ -30,8 +30,6 @@ SOMETIMES = (
     "taken over",
 )
 """What a hundred seeds must have reached, or they have proved little."""
-_FROM_ANYONE = {"attempt_failed", "retry_scheduled", "budget_warned", "reservation_exceeded"}
-"""What became of an attempt is taken from its run, however late: it moves money, and no task."""
 
 
 def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[str]:
@@ -41,7 +39,6 @@ def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[s
         if [event["seq"] for event in events] != list(range(1, len(events) + 1)):
             yield f"{task_id}: its events have gaps"
         yield from _stale_writes(task_id, events)
-        reached["told after the end"] += _without_late(events)
     checks: tuple[Callable[[], None], ...] = (
         lambda: check_ledger(books),
         lambda: check_bill(books),
@@ -57,19 +54,6 @@ def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[s
             yield f"{name}: {where} ({type(error).__name__} {error})"
 
 
-def _without_late(events: list[Row]) -> int:
-    """Leave aside what a stale run told of its attempt after the task's end; returns how much that was."""
-    count = 0
-    while len(events) > 1 and events[-1]["type"] in _FROM_ANYONE and _ended(events[:-1]):
-        events.pop()
-        count += 1
-    return count
-
-
-def _ended(events: list[Row]) -> bool:
-    return any(event["type"] == "task_finished" for event in events)
-
-
 def _stale_writes(task_id: str, events: list[Row]) -> Iterator[str]:
     """Nothing of a run may follow the claim of the next one."""
     newest = 0
@@ -78,7 +62,7 @@ def _stale_writes(task_id: str, events: list[Row]) -> Iterator[str]:
             if event["run"] != newest + 1:
                 yield f"{task_id}: run {event['run']} follows run {newest}"
             newest = event["run"]
-        elif event["run"] < newest and event["type"] not in _FROM_ANYONE:
+        elif event["run"] < newest:
             yield f"{task_id}: run {event['run']} wrote {event['type']} in the time of run {newest}"
 
 
