@@ -204,33 +204,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         limit=settings.queue_limit,
         paused_limit=settings.paused_limit,
     )
-    retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
-    limits = CallLimits(settings.call_timeout_s, settings.park_after_s, retry)
-    drain, redactor = Drain(), Redactor(settings.secrets())
-    loop = AgentLoop(
-        store,
-        Caller(
-            store,
-            provider,
-            prices,
-            turns,
-            clock,
-            limits,
-            drain=drain,
-            redactor=redactor,
-            service=service_limits(settings),
-        ),
-        tools,
-        clock,
-        tool_limits=ToolLimits(
-            result_limit_bytes=settings.tool_result_limit_bytes,
-            timeout_limit_s=settings.tool_timeout_s,
-        ),
-        stream_above_tokens=settings.stream_above_tokens,
-        cheaper=_cheaper(settings, prices, clock),
-        drain=drain,
-        redactor=redactor,
-    )
+    loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
     pool = WorkerPool(store, queue, loop, turns, clock, slots=settings.workers)
     feed = Feed(
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
@@ -254,6 +228,46 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     app = create_app(__version__)
     app.state.services = services
     return Service(app, services, pool, store, provider, tools, simulator, settings.grace_s)
+
+
+def _agent_loop(  # noqa: PLR0917  (see `wire`)
+    settings: Settings,
+    clock: Clock,
+    prices: PriceBook,
+    tools: ToolRegistry,
+    store: SqliteStore,
+    provider: Provider,
+    turns: Turns,
+) -> AgentLoop:
+    """What thinks, and how it asks a model."""
+    retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
+    limits = CallLimits(settings.call_timeout_s, settings.park_after_s, retry)
+    drain, redactor = Drain(), Redactor(settings.secrets())
+    caller = Caller(
+        store,
+        provider,
+        prices,
+        turns,
+        clock,
+        limits,
+        drain=drain,
+        redactor=redactor,
+        service=service_limits(settings),
+    )
+    return AgentLoop(
+        store,
+        caller,
+        tools,
+        clock,
+        tool_limits=ToolLimits(
+            result_limit_bytes=settings.tool_result_limit_bytes,
+            timeout_limit_s=settings.tool_timeout_s,
+        ),
+        stream_above_tokens=settings.stream_above_tokens,
+        cheaper=_cheaper(settings, prices, clock),
+        drain=drain,
+        redactor=redactor,
+    )
 
 
 async def begin(service: Service, settings: Settings) -> None:
