@@ -1,16 +1,11 @@
 """Examine a data directory: the books held against themselves."""
 
-import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.budget.audit import audit
-from app.domain.clock import SystemClock
-from app.domain.errors import StoreUnavailable
 from app.domain.money import format_usd
-from app.store.queries import load_queries
-from app.store.sqlite_file import DATABASE_NAME, connect, store_error
-from app.store.sqlite_tx import SqliteTx
+from app.store.snapshot import snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +23,8 @@ def examine(folder: Path) -> Report:
     Raises:
         StoreError: there is none, or it cannot be read.
     """
-    path = folder / DATABASE_NAME
-    if not path.is_file():
-        raise StoreUnavailable(f"There is no database at {path}.")
-    connection = connect(path, read_only=True)
-    try:
-        connection.execute("BEGIN")  # one snapshot for everything
-        found = audit(SqliteTx(connection, load_queries(), SystemClock().now_us()))
-    except sqlite3.Error as error:
-        raise store_error(error, path) from error
-    finally:
-        connection.close()
+    with snapshot(folder) as tx:
+        found = audit(tx)
     drifts = tuple(
         f"{drift.scope.kind} {drift.scope.id}: {drift.amount.removesuffix('_nano')} is "
         f"{format_usd(drift.balance)} USD, its lines sum up to {format_usd(drift.summed)} USD"

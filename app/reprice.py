@@ -4,7 +4,6 @@ A confirmed settlement is priced anew from its exact usage, on the day its reser
 was booked. Estimated and presumed ones keep their amount, for it bounds a usage that nobody knows.
 """
 
-import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -14,16 +13,12 @@ from typing import Any
 import orjson
 
 from app.budget.ledger import Kind
-from app.domain.clock import SystemClock
-from app.domain.errors import StoreUnavailable
 from app.domain.money import format_usd
 from app.domain.period import DAY_US, utc_date
 from app.llm.pricing import PriceBook, UnknownModel
 from app.llm.usage import Tokens, Usage
 from app.store.port import Row, Tx
-from app.store.queries import load_queries
-from app.store.sqlite_file import DATABASE_NAME, connect, store_error
-from app.store.sqlite_tx import SqliteTx
+from app.store.snapshot import snapshot
 
 PAGE_LIMIT = 5_000
 """Lines read at once, at most."""
@@ -159,18 +154,8 @@ def examine(folder: Path, prices: PriceBook, *, from_us: int = 0, to_us: int = E
     Raises:
         StoreError: there is none, or it cannot be read.
     """
-    path = folder / DATABASE_NAME
-    if not path.is_file():
-        raise StoreUnavailable(f"There is no database at {path}.")
-    connection = connect(path, read_only=True)
-    try:
-        connection.execute("BEGIN")  # one snapshot for everything
-        tx = SqliteTx(connection, load_queries(), SystemClock().now_us())
+    with snapshot(folder) as tx:
         return reprice(settlements(tx, from_us, to_us), prices)
-    except sqlite3.Error as error:
-        raise store_error(error, path) from error
-    finally:
-        connection.close()
 
 
 def as_json(report: Report) -> dict[str, Any]:

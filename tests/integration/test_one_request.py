@@ -8,6 +8,7 @@ from typing import Any
 
 import anthropic
 import httpx
+import openai
 import pytest
 from aiohttp import web
 
@@ -99,7 +100,6 @@ async def _message_stream(url: str) -> Any:
 
 
 async def _chat(url: str) -> Any:
-    openai = pytest.importorskip("openai")
     async with openai.AsyncOpenAI(api_key=NO_KEY, base_url=f"{url}/v1") as client:
         with pytest.raises(openai.APIStatusError) as caught:
             await client.chat.completions.create(model=_MODEL, messages=_MESSAGES)
@@ -107,7 +107,6 @@ async def _chat(url: str) -> Any:
 
 
 async def _responses(url: str) -> Any:
-    openai = pytest.importorskip("openai")
     async with openai.AsyncOpenAI(api_key=NO_KEY, base_url=f"{url}/v1") as client:
         with pytest.raises(openai.APIStatusError) as caught:
             await client.responses.create(model=_MODEL, input="Say hello.")
