@@ -1,4 +1,7 @@
-"""The command line: python -m app serve | demo | simulate | config | openapi | doctor | reprice | healthcheck."""
+"""The command line: python -m app serve | demo | simulate | config | keys | backup | restore | doctor | ….
+
+`python -m app --help` lists all of them.
+"""
 
 import argparse
 import asyncio
@@ -14,6 +17,7 @@ from app import settings as configuration
 from app.budget import keys_command
 from app.domain.errors import NotFound, StoreError
 from app.domain.period import instant_us
+from app.upkeep import commands as upkeep
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -69,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     config.add_argument("--markdown", action="store_true", help="print all settings as a table")
     config.set_defaults(run=_config)
     keys_command.add_parser(commands, _open_store)
+    upkeep.add_parsers(commands, _embedded_data)
     openapi = commands.add_parser("openapi", help="print the API's description")
     openapi.set_defaults(run=_openapi)
     doctor = commands.add_parser("doctor", help="recompute every balance from the ledger's lines")
@@ -194,6 +199,19 @@ def _open_store(make: bool) -> keys_command.Opened:  # noqa: FBT001  (a callback
     settings = configuration.load()
     store = store_beside(settings, make=make)
     return keys_command.Opened(store, settings.budget_warning_percent)
+
+
+def _embedded_data() -> Path:
+    settings = configuration.load()
+    if settings.database_url is not None:
+        raise configuration.SettingsError([_NOT_EMBEDDED])
+    return settings.data_dir
+
+
+_NOT_EMBEDDED = (
+    "BURSAR_DATABASE_URL is set, and this command copies the embedded database only: back PostgreSQL up with "
+    "pg_dump (or continuous archiving), and restore it with pg_restore."
+)
 
 
 def _openapi(_chosen: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ DATABASE_NAME = "bursar.db"
 BUSY_TIMEOUT_S = 5.0
 """How long a statement waits for somebody else's lock (a backup tool, say)."""
 _CACHED_STATEMENTS = 256
-_MAGIC = b"SQLite format 3\x00"
+MAGIC = b"SQLite format 3\x00"
 _NOT_HEALTHY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -138,13 +138,13 @@ def _refuse_foreign(path: Path) -> None:
     """A short file of something else would count as an empty database, and be overwritten."""
     try:
         with path.open("rb") as file:
-            head = file.read(len(_MAGIC))
+            head = file.read(len(MAGIC))
     except FileNotFoundError:
         return
     except OSError as error:
         message = f"{path} cannot be read: {error.strerror or error}."
         raise StoreUnavailable(message) from error
-    if head and head != _MAGIC:
+    if head and head != MAGIC:
         message = f"{path} is not a database. Restore a backup, or move it away to start anew."
         raise StoreCorrupt(message)
 

@@ -1,0 +1,123 @@
+"""Backup beside a busy service and the way back: real processes, the command line, one data directory."""
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.client import all_ended, submit
+from tests.support.process import Ended, Service, run, service, simulator
+
+_WORK: dict[str, Any] = {
+    "task": 'Work. [[sim {"steps": 3}]]',
+    "tools": ["text_stats"],
+    "complexity": "simple",
+}
+
+
+@pytest.fixture
+async def bursar(tmp_path: Path) -> AsyncIterator[Service]:
+    """A service over a simulator, running."""
+    settings = {"BURSAR_SESSION_BUDGET_USD": "500", "BURSAR_WORKERS": "8"}
+    async with (
+        simulator(tmp_path) as upstream,
+        service(tmp_path, str(upstream.base_url), **settings) as made,
+    ):
+        await made.start()
+        yield made
+
+
+async def _command(bursar: Service, *arguments: str) -> Ended:
+    return await run(*arguments, cwd=bursar.folder, timeout_s=40)
+
+
+def _rows(path: Path, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+class _Posters:
+    """Clients that keep posting until they are told to stop."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self.accepted: list[str] = []
+        self.stopping = False
+
+    async def run(self) -> None:
+        """Post, three at a time."""
+        await asyncio.gather(*(self._one() for _ in range(3)))
+
+    async def _one(self) -> None:
+        while not self.stopping:
+            self.accepted.append(await submit(self._client, _WORK))
+
+    async def more(self, count: int) -> None:
+        """Wait until so many more are accepted."""
+        wanted = len(self.accepted) + count
+        while len(self.accepted) < wanted:
+            await self._client.get("/healthz")
+
+
+async def test_a_backup_under_load_and_the_way_back(bursar: Service) -> None:
+    """The copy is one instant of a busy service, and a service goes on from it: every task in it ends once."""
+    async with bursar.client() as client:
+        posters = _Posters(client)
+        posting = asyncio.create_task(posters.run())
+        await posters.more(20)
+        before = set(posters.accepted)
+        backup = await _command(bursar, "backup", "copy.db", "--json")
+        posters.stopping = True
+        await posting
+    assert backup.code == 0, backup.err
+    told = json.loads(backup.out)
+    copy = bursar.folder / "copy.db"
+    in_copy = {row[0] for row in _rows(copy, "SELECT id FROM tasks")}
+    assert before <= in_copy  # a 202 before the backup is in it
+    assert (told["tasks"], told["drifts"]) == (len(in_copy), 0)
+    assert told["unfinished_tasks"] > 0
+
+    refused = await _command(bursar, "restore", "copy.db")
+    assert refused.code == 1
+    assert "in use by another process" in refused.err
+    await bursar.child.kill()  # its write-ahead log stays behind
+    restored = await _command(bursar, "restore", "copy.db", "--json")
+    assert restored.code == 0, restored.err
+    assert "were paid for, no budget counts them" in restored.err
+    found = json.loads(restored.out)
+    assert found["forgotten"]["tasks"] == len(set(posters.accepted) - in_copy)
+    assert (bursar.folder / found["replaced"]).is_file()
+
+    await bursar.start()
+    async with bursar.client() as client:
+        await all_ended(client, in_copy)
+        accepted_after = await submit(client, _WORK)
+        await all_ended(client, [accepted_after])
+    doctor = await _command(bursar, "doctor")
+    assert doctor.code == 0, doctor.err
+    ended = _rows(
+        bursar.database,
+        "SELECT t.id, t.status, (SELECT COUNT(*) FROM events AS e WHERE e.subject = t.id AND"
+        " e.type = 'task_finished') FROM tasks AS t",
+    )
+    assert {row[0] for row in ended} == in_copy | {accepted_after}
+    assert {row[1:] for row in ended} == {("succeeded", 1)}
+
+
+async def test_the_commands_refuse_in_one_sentence(bursar: Service) -> None:
+    """A file that is there, and a source that is none."""
+    assert (await _command(bursar, "backup", "copy.db")).code == 0
+    again = await _command(bursar, "backup", "copy.db")
+    assert (again.code, again.err.count("\n")) == (1, 0)
+    assert "--force" in again.err
+    assert (await _command(bursar, "backup", "copy.db", "--force")).code == 0
+    await bursar.stop()
+    nothing = await _command(bursar, "restore", "none.db")
+    assert nothing.code == 1
+    assert nothing.err == "bursar: There is no file none.db."
