@@ -90,6 +90,10 @@ class Turns:
                 head.woken.set()
                 self.on_turn(head.task_id)
 
+    def look_again(self) -> None:
+        """Another process may have ended a reservation: every head may try."""
+        self.ended(list(self._lines))
+
     def forget(self, task_id: str) -> None:
         """The task has ended: its number, too, is free."""
         self.leave(task_id)

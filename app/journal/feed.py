@@ -1,4 +1,7 @@
-"""Committed events go three ways from here: to the views (log, metrics), and to whoever follows a task."""
+"""Committed events go two ways from here: to the views (log, metrics), and to whoever follows a task.
+
+What other processes commit comes as hints (see `app.journal.hints`): followers look at the journal again.
+"""
 
 import asyncio
 import logging
@@ -7,6 +10,7 @@ from contextlib import contextmanager
 
 from app.domain.task import Subject
 from app.journal.events import TaskFinished
+from app.journal.hints import Hint
 from app.journal.journal import Recorded, read
 from app.store.port import Store
 
@@ -20,6 +24,8 @@ class Feed:
     def __init__(self, *views: View) -> None:
         self._views = list(views)
         self._followers: dict[str, set[asyncio.Event]] = {}
+        self._reads: dict[str, dict[int, asyncio.Task[list[Recorded]]]] = {}
+        """Reads under way, by task and position: those who ask for the same share one."""
         self._stopping = False
 
     def add_view(self, view: View) -> None:
@@ -34,15 +40,18 @@ class Feed:
                     view(entry)
                 except Exception:  # noqa: BLE001  (a view is not worth a task: say so and go on)
                     _log.exception("view_failed")
-            for follower in self._followers.get(entry.subject.task_id, ()):
-                follower.set()
+            self._wake(entry.subject.task_id)
+
+    def hear(self, hint: Hint) -> None:
+        """Wake the followers of what another process may have committed."""
+        for task_id in list(self._followers) if hint.task_ids is None else hint.task_ids:
+            self._wake(task_id)
 
     def stop(self) -> None:
         """End every `follow`: the service is stopping and must not wait for its watchers."""
         self._stopping = True
-        for followers in self._followers.values():
-            for follower in followers:
-                follower.set()
+        for task_id in list(self._followers):
+            self._wake(task_id)
 
     async def follow(
         self, store: Store, subject: Subject, *, after: int = 0, idle_s: float = 15.0
@@ -52,17 +61,44 @@ class Feed:
         An empty page says that nothing happened for `idle_s` seconds.
         """
         with self.watch(subject.task_id) as woken:
+            idle_at_s = _now_s() + idle_s
             while not self._stopping:
                 woken.clear()
-                page = await read(store, subject, after=after)
+                page = await self._page(store, subject, after)
                 if page:
                     after = page[-1].seq
                     yield page
                     if isinstance(page[-1].event, TaskFinished):
                         return
+                elif await self.woken(woken, max(idle_at_s - _now_s(), 0)):
                     continue
-                if not await self.woken(woken, idle_s):
+                else:
                     yield []
+                idle_at_s = _now_s() + idle_s
+
+    async def _page(self, store: Store, subject: Subject, after: int) -> list[Recorded]:
+        """The next entries. Whoever waits at the same place shares the read, unless something came since it began."""
+        task_id = subject.task_id
+        reading = self._reads.get(task_id, {}).get(after)
+        if reading is None:
+            reading = asyncio.create_task(read(store, subject, after=after), name="feed-read")
+            self._reads.setdefault(task_id, {})[after] = reading
+            reading.add_done_callback(lambda done: self._forget(task_id, after, done))
+        return await asyncio.shield(reading)
+
+    def _forget(self, task_id: str, after: int, reading: "asyncio.Task[list[Recorded]]") -> None:
+        if not reading.cancelled():
+            reading.exception()  # who asked has it; all of them may have gone away
+        reads = self._reads.get(task_id, {})
+        if reads.get(after) is reading:
+            del reads[after]
+            if not reads:
+                del self._reads[task_id]
+
+    def _wake(self, task_id: str) -> None:
+        self._reads.pop(task_id, None)  # what is being read may lack what has just come
+        for follower in self._followers.get(task_id, ()):
+            follower.set()
 
     async def woken(self, woken: asyncio.Event, timeout_s: float) -> bool:
         """Wait for the event of `watch`; False when `timeout_s` passed first."""
@@ -84,3 +120,7 @@ class Feed:
             followers.discard(woken)
             if not followers:
                 self._followers.pop(task_id, None)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -102,8 +102,11 @@ class EmbeddedQueue:
             case _:
                 pass
 
-    def wake(self) -> None:
+    def wake(self, task_id: str | None = None) -> None:
         self._woken.set()
+
+    def ended(self, claim: Claim) -> None:
+        """The slot asks for its next claim itself."""
 
     async def next(self) -> Claim | None:
         if self._stopping:  # what the buffer still holds is for those who wait already
@@ -134,6 +137,9 @@ class EmbeddedQueue:
                 await self._give_back(claim)
         for _ in range(self._hungry):
             self._buffer.put_nowait(None)
+
+    async def close(self) -> None:
+        """Nothing is held beyond `stop`."""
 
     async def _give_back(self, claim: Claim) -> None:
         with suppress(StoreError):

@@ -23,12 +23,16 @@ class Queue(Protocol):
         """Whether one more task may be paused; they are bounded, too."""
         ...
 
-    def wake(self) -> None:
-        """Something may be claimable now: a task was accepted, given back, or its turn has come."""
+    def wake(self, task_id: str | None = None) -> None:
+        """Something may be claimable now; this task, if one is named."""
         ...
 
     async def next(self) -> Claim | None:
         """The next claimed task, for a worker that is free; None when the queue is stopping."""
+        ...
+
+    def ended(self, claim: Claim) -> None:
+        """This run is over, however it ended: what it took of the queue is free."""
         ...
 
     async def start(self) -> None:
@@ -37,4 +41,8 @@ class Queue(Protocol):
 
     async def stop(self) -> None:
         """Hand out nothing more; free workers get None."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of everything; call it once the runs have ended, too."""
         ...

@@ -111,6 +111,7 @@ class WorkerPool:
         while (claim := await self._queue.next()) is not None:
             run = asyncio.create_task(self._run(claim), name=claim.subject.task_id)
             await asyncio.wait({run})
+            self._queue.ended(claim)
             self._after(claim.subject.task_id, run)
 
     def _after(self, task_id: str, run: "asyncio.Task[bool]") -> None:
@@ -252,7 +253,7 @@ class WorkerPool:
             )
         except StoreError:
             return  # it becomes available by itself, later
-        self._queue.wake()
+        self._queue.wake(task_id)
 
 
 def _payer(claim: Claim) -> Payer:

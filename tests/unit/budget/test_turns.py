@@ -178,3 +178,15 @@ def test_the_order_of_one_line_is_the_order_of_coming(order):
         through.append(first)
         turns.leave(f"t{first}")
     assert through == list(order)
+
+
+def test_what_another_process_may_have_freed_lets_every_head_try():
+    """The first of each line is woken, nobody else."""
+    turns, called = Turns(), list[str]()
+    turns.on_turn = called.append
+    for name, scope in [("a", A), ("behind", A), ("b", B)]:
+        waiting(turns, name, scope)
+    turns.look_again()
+    assert called == ["a", "b"]
+    assert turns.is_called("a")
+    assert not turns.is_called("behind")

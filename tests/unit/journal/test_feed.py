@@ -9,6 +9,7 @@ import pytest
 from app.domain.task import Subject
 from app.journal.events import CancelRequested, Event, TaskClaimed, TaskFinished
 from app.journal.feed import Feed
+from app.journal.hints import ANYTHING, Hint
 from app.journal.journal import Recorded, append
 from tests.support.clock import yielded
 
@@ -140,3 +141,79 @@ async def test_watching_wakes_for_its_own_task_only():
         assert await feed.woken(woken, 1.0)
         assert not await feed.woken(other, 0.001)
     assert feed._followers == {}
+
+
+class CountingStore:
+    """A store that counts its reads."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.read_count = 0
+
+    async def read(self, op: Any) -> Any:
+        self.read_count += 1
+        return await self._store.read(op)
+
+
+async def test_followers_at_the_same_place_share_a_read(store):
+    """Two hundred followers of one stream cost the database what one costs."""
+    feed, counted = Feed(), CountingStore(store)
+    store.listener = feed.publish
+    await written(store, TaskClaimed("w", 0.0))
+    seen: list[list[int]] = [[] for _ in range(200)]
+
+    async def follow(mine: list[int]) -> None:
+        async for page in feed.follow(counted, SUBJECT):  # type: ignore[arg-type]
+            mine.extend(entry.seq for entry in page)
+
+    following = [asyncio.create_task(follow(mine)) for mine in seen]
+    async with asyncio.timeout(20):
+        while not all(seen):
+            await yielded()
+        await written(store, CancelRequested(), END)
+        await asyncio.gather(*following)
+    assert all(mine == [1, 2, 3] for mine in seen)
+    assert counted.read_count <= 12, "a read or two for each thing that happened"
+    assert feed._reads == {}
+
+
+@pytest.mark.parametrize("hint", [ANYTHING, Hint(frozenset({"t", "other"}))])
+async def test_a_hint_of_another_process_wakes_followers(store, hint):
+    """What another process committed is found in the journal as soon as its hint is heard."""
+    feed = Feed()
+    seen: list[int] = []
+
+    async def follow() -> None:
+        async for page in feed.follow(store, SUBJECT):
+            seen.extend(entry.seq for entry in page)
+
+    await written(store, TaskClaimed("w", 0.0))
+    following = asyncio.create_task(follow())
+    async with asyncio.timeout(10):
+        while not seen:
+            await yielded()
+        await written(store, END)  # the feed does not hear of it
+        await yielded(50)
+        assert seen == [1]
+        feed.hear(hint)
+        await following
+    assert seen == [1, 2]
+
+
+async def test_hints_about_others_do_not_delay_the_sign_of_life(store):
+    """A follower that is woken in vain, again and again, still gets its empty page in time."""
+    feed = Feed()
+    await written(store, TaskClaimed("w", 0.0))
+
+    async def wake() -> None:
+        while True:
+            feed.hear(ANYTHING)
+            await yielded(5)
+
+    waking = asyncio.create_task(wake())
+    async with asyncio.timeout(10):
+        pages = feed.follow(store, SUBJECT, idle_s=0.05)
+        assert len(await anext(pages)) == 1
+        assert await anext(pages) == []
+    waking.cancel()
+    feed.stop()
