@@ -1,5 +1,6 @@
 """A claimed task, ready to be worked on, and how it is ended."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ class Job:
     transcript: Transcript
     payer: Payer
     conclude: Conclude
+    deadline_s: float = math.inf
+    """Reading of the monotonic clock at which the task is given up: a clock that is set changes nothing of it."""
 
 
 def with_partial(job: Job, outcome: Outcome, error: TaskError) -> Conclusion:

@@ -8,7 +8,7 @@ from app.agent.spent import Cheaper, Fits, SpentBudget, no_cheaper
 from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT, Transcript
 from app.agent.verdict import Finish, RunTools, Verdict, judge
 from app.budget.ledger import Settled
-from app.domain.clock import US_PER_S, Clock
+from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.task import Bound, BudgetPolicy, Claim, Conclusion, Outcome, TaskError
 from app.journal.events import ToolFinished, ToolStarted
@@ -147,7 +147,7 @@ class AgentLoop:
             payer=job.payer,
             prompt_tokens=prompt_tokens,
             min_tokens=facts_of(request.model).min_output_tokens,
-            deadline_at_us=claim.deadline_at_us,
+            deadline_s=job.deadline_s,
             tries=transcript.tries,
             closing=transcript.closing_turn() if finalize else None,
             bound=bound,
@@ -220,7 +220,7 @@ class AgentLoop:
         if job.transcript.position_of(use.id) >= TOOL_CALLS_LIMIT:
             text = f"Not run: at most {TOOL_CALLS_LIMIT} tool calls in one turn."
             return _failed("too_many_calls", text)
-        left_s = (job.claim.deadline_at_us - self._clock.now_us()) / US_PER_S
+        left_s = job.deadline_s - self._clock.monotonic_s()
         limit_s = max(min(self._tool_limits.timeout_limit_s, left_s), 0.001)
         return await run_tool(
             self._tools,

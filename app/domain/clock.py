@@ -38,6 +38,25 @@ class SystemClock:
         await asyncio.sleep(duration_s)
 
 
+class Wall:
+    """Notices when the wall clock is set back, by comparing it with the monotonic one."""
+
+    _STEP_S = 1.0
+    """Less than this is the clock being disciplined, not set."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._offset_s = self._offset()
+
+    def was_set_back(self) -> bool:
+        """Whether it was set back since the last time of asking."""
+        before_s, self._offset_s = self._offset_s, self._offset()
+        return self._offset_s < before_s - self._STEP_S
+
+    def _offset(self) -> float:
+        return self._clock.now_us() / US_PER_S - self._clock.monotonic_s()
+
+
 def rfc3339(instant_us: int) -> str:
     """An instant as RFC 3339 text in UTC, with microseconds."""
     seconds, micros = divmod(instant_us, US_PER_S)

@@ -113,6 +113,10 @@ class AnthropicProvider:
         except ModelFailure as failure:
             hide(failure, self._api_key)
             raise
+        except asyncio.CancelledError:
+            if request.progress is not None:
+                request.progress.usage_so_far = stream.usage_so_far()
+            raise
         except self._line.errors as error:
             if stream.complete:
                 return stream.answer()

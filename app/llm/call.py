@@ -22,7 +22,9 @@ class Tries:
     failures: int = 0
     """Those of them that the upstream failed: what the retry limits count."""
     failing_since_us: int | None = None
-    """When the first of those began."""
+    """When the first of an earlier run's began."""
+    failing_since_s: float | None = None
+    """When the first of all began, by the monotonic clock; None as long as this run has met none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,8 @@ class Call:
     """Upper bound of the prompt."""
     min_tokens: int
     """Floor of the output: below it no call is made."""
-    deadline_at_us: int
+    deadline_s: float
+    """Reading of the monotonic clock at which the task is given up."""
     tries: Tries = field(default_factory=Tries)
     closing: ClosingTurn | None = None
     """A later call that must stay affordable."""

@@ -18,9 +18,9 @@ from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.task import Outcome, Subject
 from app.llm.booking import book_answer, book_failure
-from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked
+from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
 from app.llm.pricing import Cost, PriceBook, UnknownModel
-from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Provider
+from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
 from app.llm.reserving import Held, Reserver
 from app.llm.retry import GiveUp, RetryLimits, decide
 from app.observe.logs import Redactor
@@ -134,12 +134,13 @@ class Caller:
         held = await self._reserver.reserve(call, call.tries.made + 1)
         call.tries.made += 1
         started_s = self._clock.monotonic_s()
-        left_s = (call.deadline_at_us - self._clock.now_us()) / US_PER_S
+        left_s, progress = call.deadline_s - started_s, Progress()
         request = replace(
             call.request,
             max_tokens=held.max_tokens,
             reference=held.attempt.id,
             timeout_s=max(min(self._limits.attempt_timeout_s, left_s), 0.001),
+            progress=progress,
         )
         try:
             answer = await self._provider.ask(request)
@@ -147,7 +148,7 @@ class Caller:
         except ModelFailure as failure:
             await self._fail(call, held, failure, started_s)
         except BaseException:  # cancelled, timed out, handed back, or a bug: the answer is lost
-            await self._interrupted(held, started_s)
+            await self._interrupted(held, started_s, progress)
             raise
         return await self._record(call, held, answer, move, started_s)
 
@@ -181,17 +182,17 @@ class Caller:
         self, call: Call, held: Held, failure: ModelFailure, started_s: float
     ) -> NoReturn:
         """Book what the attempt may have cost, and raise what follows from it."""
-        now_us, tries = self._clock.now_us(), call.tries
+        now_s, tries = self._clock.monotonic_s(), call.tries
         failure.message = self._redactor.clean(failure.message)
         tries.failures += 1
-        duration_s = self._clock.monotonic_s() - started_s
-        if tries.failing_since_us is None:
-            tries.failing_since_us = now_us - int(duration_s * US_PER_S)
+        duration_s = now_s - started_s
+        if tries.failing_since_s is None:
+            tries.failing_since_s = self._first_failure_s(tries, started_s)
         decision = decide(
             failure,
             attempt=tries.failures,
-            elapsed_s=(now_us - tries.failing_since_us) / US_PER_S,
-            left_s=(call.deadline_at_us - now_us) / US_PER_S,
+            elapsed_s=now_s - tries.failing_since_s,
+            left_s=call.deadline_s - now_s,
             limits=self._limits.retry,
         )
         cost = self._broken_off(failure, held)
@@ -211,8 +212,19 @@ class Caller:
         if isinstance(decision, GiveUp):
             raise CallFailed(decision.outcome, failure)
         if decision.wait_s > self._limits.park_after_s:
-            raise Parked("retry_wait", now_us + int(decision.wait_s * US_PER_S))
+            at_us = self._clock.now_us() + int(decision.wait_s * US_PER_S)
+            raise Parked("retry_wait", at_us)
         raise _TryAgainError(decision.wait_s)
+
+    def _first_failure_s(self, tries: Tries, started_s: float) -> float:
+        """When the question's first failing attempt began, by the monotonic clock.
+
+        What an earlier run had noted is an instant: no reading of a monotonic clock outlives its process.
+        """
+        if tries.failing_since_us is None:
+            return started_s
+        ago_s = (self._clock.now_us() - tries.failing_since_us) / US_PER_S
+        return self._clock.monotonic_s() - max(ago_s, 0.0)
 
     def _broken_off(self, failure: ModelFailure, held: Held) -> Cost | None:
         """What a stream can have cost that broke off after `message_start`: its prompt, and all of the output.
@@ -231,12 +243,19 @@ class Caller:
         except UnknownModel:
             return None
 
-    async def _interrupted(self, held: Held, started_s: float) -> None:
-        failure = ModelFailure("interrupted", "The call was interrupted.", phase=Phase.LOST)
+    async def _interrupted(self, held: Held, started_s: float, progress: Progress) -> None:
+        failure = ModelFailure(
+            "interrupted",
+            "The call was interrupted.",
+            phase=Phase.LOST,
+            usage_so_far=progress.usage_so_far,
+        )
         duration_s = self._clock.monotonic_s() - started_s
+        cost = self._broken_off(failure, held)
         try:
             await shielded(
-                self._store, lambda tx: book_failure(tx, held.attempt, failure, None, duration_s)
+                self._store,
+                lambda tx: book_failure(tx, held.attempt, failure, None, duration_s, cost),
             )
         finally:
             self._turns.ended(held.scopes)

@@ -1,12 +1,20 @@
 """The port to who sells models: what is asked, what comes back, and how it can fail."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from app.llm.usage import Usage
 
 JsonObject = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far an attempt has come. Its caller keeps it: for an attempt that it has to give up."""
+
+    usage_so_far: Usage | None = None
+    """What a stream's `message_start` had reported by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,8 @@ class ModelRequest:
     timeout_s: float = 600.0
     reference: str | None = None
     """Our name for this attempt; sent along, so that both sides' records can be matched."""
+    progress: Progress | None = field(default=None, compare=False)
+    """Where to note what is known of an attempt that the caller gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,8 @@ class Provider(Protocol):
 
         Raises:
             ModelFailure: the attempt failed.
-            asyncio.CancelledError: the caller gave up; the connection is closed at once.
+            asyncio.CancelledError: the caller gave up; the connection is closed at once, and
+                `request.progress` says what is known of the attempt.
         """
         ...
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from app.domain.clock import US_PER_S, Clock
+from app.domain.clock import US_PER_S, Clock, Wall
 from app.domain.errors import QueueFull, Stopping, StoreError
 from app.domain.task import Claim
 from app.journal.events import (
@@ -52,6 +52,7 @@ class EmbeddedQueue:
         self._waiting: set[str] = set()
         self._paused: set[str] = set()
         self._next_sweep_s = 0.0
+        self._wall = Wall(clock)
         self._dispatcher: asyncio.Task[None] | None = None
         self._stopping = False
 
@@ -119,7 +120,11 @@ class EmbeddedQueue:
             self._hungry -= 1
 
     async def start(self) -> None:
-        for row in await self._store.read(lambda tx: tx.all("waiting_tasks")):
+        waiting = await self._store.read(lambda tx: tx.all("waiting_tasks"))
+        now_us = self._clock.now_us()
+        if any(row["created_at_us"] > now_us for row in waiting):  # set back while nobody ran
+            await self._wake_parked()
+        for row in waiting:
             self._waiting.add(row["id"])
             self._wake_at(row["available_at_us"])
         paused = await self._store.read(lambda tx: tx.all("paused_tasks"))
@@ -177,6 +182,10 @@ class EmbeddedQueue:
 
     async def _sweep(self) -> None:
         """End what waited past its deadline; resume what its budget can pay by now, whoever raised it."""
+        if (
+            self._wall.was_set_back() and self._waiting
+        ):  # short waits would last as long as the jump
+            await self._wake_parked()
         if self._waiting:
             await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT))
         if (
@@ -187,6 +196,10 @@ class EmbeddedQueue:
             )
             if found is not None:
                 await self._store.write(lambda tx: verbs.resume(tx, CLAIM_LIMIT))
+
+    async def _wake_parked(self) -> None:
+        """Let everything that waits start at once, but for what waits for an instant somebody named."""
+        await self._store.write(lambda tx: tx.run("wake_parked", now_us=tx.now_us))
 
     def _wake_at(self, available_at_us: int) -> None:
         delay_s = (available_at_us - self._clock.now_us()) / US_PER_S

@@ -58,7 +58,8 @@ def claim(tx: Tx, worker: str, limit: int) -> list[Claim]:
     claims = []
     for row in tx.all("claim_tasks", worker=worker, now_us=tx.now_us, limit=limit):
         taken = claim_of(row)
-        waited_s = (tx.now_us - max(row["available_at_us"], row["created_at_us"])) / _US_PER_S
+        waited_us = tx.now_us - max(row["available_at_us"], row["created_at_us"])
+        waited_s = max(waited_us, 0) / _US_PER_S  # the clock may have been set back
         append(tx, taken.subject, TaskClaimed(worker=worker, waited_s=waited_s))
         claims.append(taken)
     claims.sort(key=lambda c: (c.priority, c.created_at_us, c.subject.task_id))
@@ -159,7 +160,7 @@ def finish(tx: Tx, subject: Subject, conclusion: Conclusion) -> None:
             cost_nano=0 if cost is None else cost["cost_nano"],
             partial=conclusion.partial,
             result_bytes=len((conclusion.result or "").encode()),
-            duration_s=(tx.now_us - row["created_at_us"]) / _US_PER_S,
+            duration_s=max(tx.now_us - row["created_at_us"], 0) / _US_PER_S,
             error_type=error.type if error else None,
             error_message=error.message if error else None,
         ),

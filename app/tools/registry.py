@@ -11,7 +11,8 @@ An installed distribution adds its own through the entry point group `bursar.too
     tool = Tool.from_function(lookup, idempotent=True)
 
 and its pyproject.toml: `[project.entry-points."bursar.tools"]`, `lookup = "acme.dictionary:tool"`.
-The value may also be a callable without arguments that returns a Tool or a list of Tools.
+The value may also be a callable without arguments that returns a Tool or a list of Tools. A coroutine is
+cancelled when its task is; a plain function that takes long asks `app.tools.threads.given_up()` now and then.
 """
 
 import asyncio

@@ -12,13 +12,22 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 
 from app.tools.errors import NoFreeThreadError
 from app.tools.port import ToolResult
 
 THREAD_LIMIT = 16
+
+
+def given_up() -> bool:
+    """For a plain function that takes long: whether nobody waits for its result any more.
+
+    Its task was cancelled, or its time is over. What it still does has no use; only it can stop itself.
+    """
+    call = _CALL.get()
+    return call is not None and call.given_up
 
 
 @dataclass(eq=False, slots=True)
@@ -31,9 +40,11 @@ class ThreadCall:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[ToolResult]
     context: Context = field(default_factory=copy_context)
+    given_up: bool = False
 
     def execute(self) -> None:
         """In the thread: run, then hand the result to the loop, if there still is one."""
+        self.context.run(_CALL.set, self)
         result = self.context.run(self.function)
         with suppress(RuntimeError):  # the loop was closed meanwhile
             self.loop.call_soon_threadsafe(self._settle, result)
@@ -41,6 +52,9 @@ class ThreadCall:
     def _settle(self, result: ToolResult) -> None:
         if not self.future.done():
             self.future.set_result(result)
+
+
+_CALL: ContextVar[ThreadCall | None] = ContextVar("_CALL", default=None)
 
 
 class ToolThreads:
@@ -89,6 +103,7 @@ class ToolThreads:
         `overdue`: its deadline has passed, as opposed to a caller that lost interest.
         """
         with self._ready:
+            call.given_up = True
             if overdue:
                 call.deadline_s = -math.inf
             if call in self._waiting:

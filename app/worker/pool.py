@@ -185,17 +185,26 @@ class WorkerPool:
             await self._give_back(claim, "drain", self._clock.now_us())
 
     async def _attempt(self, claim: Claim) -> Conclusion | None:
-        left_s = (claim.deadline_at_us - self._clock.now_us()) / US_PER_S
-        deadline = asyncio.timeout(max(left_s, 0))
+        left_s = self._left_s(claim)
+        deadline = asyncio.timeout(left_s)
+        deadline_s = self._clock.monotonic_s() + left_s
         try:
             async with deadline:
-                return await self._loop.run(await self._job(claim))
+                return await self._loop.run(await self._job(claim, deadline_s))
         except TimeoutError:
             if deadline.expired():
                 return verbs.DEADLINE_PASSED
             raise
 
-    async def _job(self, claim: Claim) -> Job:
+    def _left_s(self, claim: Claim) -> float:
+        """How long the run may take. From here on the wall clock is not asked: it may be set meanwhile.
+
+        Never longer than the task was given in all: the clock may have been set back while it waited.
+        """
+        left_s = (claim.deadline_at_us - self._clock.now_us()) / US_PER_S
+        return max(min(left_s, claim.spec.deadline_s), 0.0)
+
+    async def _job(self, claim: Claim, deadline_s: float) -> Job:
         transcript = Transcript.begin(claim.spec)
         if claim.subject.run > 1:
             transcript = rebuild(claim.spec, await read_all(self._store, claim.subject))
@@ -204,7 +213,7 @@ class WorkerPool:
         def conclude(tx: Tx, conclusion: Conclusion) -> None:
             verbs.finish(tx, subject, conclusion)
 
-        return Job(claim, transcript, _payer(claim), conclude)
+        return Job(claim, transcript, _payer(claim), conclude, deadline_s)
 
     async def _finish(self, claim: Claim, conclusion: Conclusion) -> None:
         def op(tx: Tx) -> int:

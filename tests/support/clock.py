@@ -13,6 +13,7 @@ class FakeClock:
 
     def __init__(self, now_us: int = START_US) -> None:
         self._start_us = self._now_us = now_us
+        self._set_us = 0
         self.slept: list[float] = []
         """What was waited for, in seconds, in order."""
 
@@ -22,7 +23,7 @@ class FakeClock:
         return datetime.fromtimestamp(START_US // US_PER_S, UTC).date()
 
     def now_us(self) -> int:
-        return self._now_us
+        return self._now_us + self._set_us
 
     def monotonic_s(self) -> float:
         return (self._now_us - self._start_us) / US_PER_S
@@ -31,6 +32,10 @@ class FakeClock:
         self.slept.append(duration_s)
         self.move(duration_s)
         await yielded()
+
+    def set_by(self, jump_s: float) -> None:
+        """Set the wall clock forward or back; no time passes."""
+        self._set_us += int(jump_s * US_PER_S)
 
     def move(self, duration_s: float) -> None:
         """Let `duration_s` seconds pass."""

@@ -12,6 +12,7 @@ from typing import Any
 from app.budget.accounts import ServiceLimits
 from app.budget.ledger import Settled
 from app.budget.turns import Turns
+from app.domain.clock import US_PER_S
 from app.domain.errors import StoreFull
 from app.domain.task import Claim
 from app.journal.events import Event
@@ -24,7 +25,7 @@ from app.llm.provider import ModelAnswer, ModelRequest
 from app.llm.retry import RetryLimits
 from app.store.port import Operation, T, Tx
 from app.store.sqlite import SqliteStore
-from tests.support.clock import FakeClock
+from tests.support.clock import START_US, FakeClock
 from tests.support.provider import Line, ScriptedProvider
 from tests.support.seeding import payer_of
 
@@ -165,6 +166,6 @@ def call_of(claim: Claim, **given: Any) -> Call:
         "payer": payer_of(claim),
         "prompt_tokens": PROMPT_TOKENS,
         "min_tokens": facts_of(request.model).min_output_tokens,
-        "deadline_at_us": claim.deadline_at_us,
+        "deadline_s": (claim.deadline_at_us - START_US) / US_PER_S,
     }
     return Call(**{**fields, **given})

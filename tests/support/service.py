@@ -119,13 +119,22 @@ async def started_against(
 ) -> AsyncIterator[Running]:
     """The same against `simulator` as a foreign upstream: found by its base URL, with the configured key."""
     upstream = await start(simulator)
-    values = {"data_dir": tmp_path, "grace_s": 0.0, "workers": 8, **given}
-    chosen = settings.load(_env_file=None, anthropic_base_url=upstream.url, **values)
     try:
-        async with running(chosen) as service, _client(service) as client:
-            yield Running(service, client, simulator, chosen.data_dir)
+        async with started_at(upstream.url, simulator, tmp_path, **given) as bursar:
+            yield bursar
     finally:
         await upstream.close()
+
+
+@asynccontextmanager
+async def started_at(
+    url: str, simulator: Simulator, tmp_path: Path, **given: object
+) -> AsyncIterator[Running]:
+    """The same against whatever listens at `url`."""
+    values = {"data_dir": tmp_path, "grace_s": 0.0, "workers": 8, **given}
+    chosen = settings.load(_env_file=None, anthropic_base_url=url, **values)
+    async with running(chosen) as service, _client(service) as client:
+        yield Running(service, client, simulator, chosen.data_dir)
 
 
 def _client(service: Service) -> httpx.AsyncClient:

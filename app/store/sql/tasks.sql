@@ -94,6 +94,11 @@ UPDATE tasks SET turn_called = 1,
     available_at_us = CASE WHEN available_at_us > :now_us THEN :now_us ELSE available_at_us END
 WHERE id = :id AND status = 'queued' AND turn_called = 0;
 
+-- name: wake_parked
+-- Not those that wait for an instant that somebody named.
+UPDATE tasks SET available_at_us = :now_us
+WHERE status = 'queued' AND available_at_us > :now_us AND (run_count > 0 OR available_at_us <= created_at_us);
+
 -- name: record_step
 UPDATE tasks SET step_count = :step WHERE id = :id AND run_count = :run AND status IN ('running', 'cancelling');
 
@@ -120,7 +125,7 @@ SELECT priority, COUNT(*) AS depth, MIN(created_at_us) AS oldest_at_us FROM task
 WHERE status = 'queued' GROUP BY priority;
 
 -- name: waiting_tasks
-SELECT id, available_at_us FROM tasks WHERE status = 'queued';
+SELECT id, created_at_us, available_at_us FROM tasks WHERE status = 'queued';
 
 -- name: paused_tasks
 SELECT id FROM tasks WHERE status = 'paused';

@@ -101,6 +101,47 @@ async def test_without_a_report_the_reservation_is_presumed(
     assert (await lines_of(desk.store))["presumed_nano"] == started.reserved_nano
 
 
+async def given_up(desk: Desk, report: Usage | None) -> tuple[int, AttemptFailed]:
+    """What was reserved and what was booked for a stream that its caller gave up in the middle."""
+    streaming = asyncio.Event()
+
+    async def begins(request: ModelRequest) -> Any:
+        assert request.progress is not None
+        request.progress.usage_so_far = report
+        streaming.set()
+        await asyncio.Event().wait()
+
+    desk.provider.script = [begins]
+    claim = await claimed(desk.store)
+    asking = asyncio.create_task(desk.ask(call_of(claim)))
+    await streaming.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    (started,) = await desk.events(claim, AttemptStarted)
+    (event,) = await desk.events(claim, AttemptFailed)
+    assert await drift(desk.store) == []
+    assert (await row_of(desk.store))["spent_nano"] == event.charged_nano
+    return started.reserved_nano, event
+
+
+async def test_a_stream_that_is_given_up_is_estimated(desk: Desk) -> None:
+    """A cancelled call is booked like one that broke off by itself: its prompt, and all it could have said."""
+    reserved, event = await given_up(desk, begun())
+    exact = (400 * RATES.input + WISH * RATES.output) // 1_000_000
+    assert (event.error_type, event.kind, event.charged_nano) == ("interrupted", "estimated", exact)
+    assert event.charged_nano < reserved
+
+
+@pytest.mark.parametrize("report", NOTHING_KNOWN.values(), ids=list(NOTHING_KNOWN))
+async def test_what_is_given_up_before_its_report_is_presumed(
+    desk: Desk, report: Usage | None
+) -> None:
+    """Nothing is known of it: the whole reservation counts as spent."""
+    reserved, event = await given_up(desk, report)
+    assert (event.kind, event.charged_nano) == ("presumed", reserved)
+
+
 async def test_the_clamped_output_counts_not_the_wish(tmp_path: Path) -> None:
     """What was asked for is all that can have been said."""
     facts, row = facts_of(HAIKU), prices().row(HAIKU, FakeClock.today())
