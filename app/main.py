@@ -35,6 +35,7 @@ from app.llm.retry import RetryLimits
 from app.llm.router import cheaper
 from app.observe.logs import Redactor
 from app.observe.metrics import Metrics
+from app.queue.caps import Caps
 from app.queue.embedded import EmbeddedQueue
 from app.settings import Settings, SettingsError, unknown_variables, variable
 from app.simulator.core import Simulator
@@ -203,6 +204,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         worker=worker,
         limit=settings.queue_limit,
         paused_limit=settings.paused_limit,
+        caps=Caps(settings.session_concurrency, settings.key_concurrency),
     )
     loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
     pool = WorkerPool(store, queue, loop, turns, clock, slots=settings.workers)
@@ -325,4 +327,5 @@ def _defaults(settings: Settings) -> Defaults:
         max_steps=settings.max_steps,
         max_tokens=settings.max_tokens,
         deadline_s=settings.task_deadline_s,
+        ageing_us=int(settings.priority_ageing_s * US_PER_S),
     )

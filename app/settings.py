@@ -125,6 +125,20 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Tasks paused, at most; one more fails as if its `on_budget` were `fail`.",
     )
+    priority_ageing_s: Annotated[float, Field(ge=0, le=7 * 86_400, allow_inf_nan=False)] = Field(
+        60.0,
+        description="Seconds of waiting that are worth one level of priority: after nine times as long a task of "
+        "priority 9 goes before newcomers of priority 0.",
+    )
+    session_concurrency: int | None = Field(
+        None, ge=1, le=10_000, description="Tasks of one session that run at once, at most."
+    )
+    key_concurrency: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Tasks of one API key that run at once, at most, unless the key has a limit of its own.",
+    )
     grace_s: Annotated[float, Field(ge=0, le=3_600)] = Field(
         25.0, description="Seconds a stop may take before running calls are interrupted."
     )

@@ -68,6 +68,7 @@ def _set_gauges(services: Services, rows: list[Row], reserved_nano: int) -> None
     for row in rows:
         gauges.queue_depth.labels(str(row["priority"])).set(row["depth"])
     now_us = services.clock.now_us()
-    oldest_us = min((row["oldest_at_us"] for row in rows), default=now_us)
+    waiting = [row["oldest_at_us"] for row in rows if row["oldest_at_us"] is not None]
+    oldest_us = min(waiting, default=now_us)
     gauges.queue_age.set(max(now_us - oldest_us, 0) / US_PER_S)
     gauges.reserved_usd.set(usd_from_nano(reserved_nano))

@@ -1,6 +1,7 @@
 """The bodies of the API: what a client may send, and the shape of what it gets back."""
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,10 @@ from app.domain.task import Bound, BudgetPolicy, Complexity
 TEXT_LIMIT_BYTES = 256 * 1024
 SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}$"
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_EPOCH = datetime.fromtimestamp(0, UTC)
 TOOLS_LIMIT = 64
 METADATA_LIMIT = 32
 
@@ -42,6 +47,19 @@ def _number(value: object) -> object:
     return Decimal(value)
 
 
+def _instant(value: object) -> datetime:
+    """RFC 3339 alone: a time without its offset would be somebody's guess."""
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 instant with its offset, as 2026-11-27T18:30:00Z")
+    try:
+        found = datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise ValueError("is no instant of the calendar") from None
+    if found < _EPOCH:
+        raise ValueError("is before 1970")
+    return found
+
+
 Text = Annotated[str, AfterValidator(_clean)]
 Usd = Annotated[
     Decimal,
@@ -55,6 +73,11 @@ Usd = Annotated[
             "description": "USD, at most nine decimals.",
         }
     ),
+]
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_instant),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 Seconds = Annotated[
     float,
@@ -116,9 +139,19 @@ class TaskIn(Body):
         max_length=TOOLS_LIMIT,
         description="Names of the tools the model may use; none unless named.",
     )
-    priority: int = Field(5, ge=0, le=9, strict=True, description="0 is served first, 9 last.")
+    priority: int = Field(
+        5,
+        ge=0,
+        le=9,
+        strict=True,
+        description="0 is served first, 9 last; whoever waits long enough goes before newcomers of any priority.",
+    )
+    run_at: Instant | None = Field(
+        None,
+        description="Not to be started before: an RFC 3339 instant, at most 30 days ahead; one in the past is now.",
+    )
     deadline_s: Seconds | None = Field(
-        None, description="Seconds from now until the task is given up."
+        None, description="Seconds from now, or from `run_at`, until the task is given up."
     )
     on_budget: BudgetPolicy = Field(
         BudgetPolicy.FAIL,
@@ -221,6 +254,7 @@ class TaskOut(BaseModel):
     tools: list[str]
     session_id: str
     priority: int
+    run_at: datetime | None = Field(description="It is not started before.")
     max_steps: int
     max_tokens: int
     on_budget: BudgetPolicy

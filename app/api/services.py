@@ -35,6 +35,8 @@ class Defaults:
     max_steps: int
     max_tokens: int
     deadline_s: float
+    ageing_us: int
+    """How much waiting is worth a level of priority."""
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from app.agent.quote import first_prompt_tokens
 from app.api.parents import NO_PARENT, Parent, check_parent, parent_of
@@ -28,6 +28,9 @@ from app.store.port import Tx
 
 SERVER_TOOLS = ("web_search", "web_fetch", "code_execution", "tool_search", "advisor", "mcp_")
 """How the names of the provider's own tools begin. Source: Messages API documentation, tool use."""
+RUN_AT_LIMIT_S = 30 * 86_400
+"""How far ahead a task may be put off."""
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _UNBOUNDED = (
     "{name!r} runs at the provider: what it reads and costs is not bounded by max_tokens, so that no budget "
     "could hold it. Bring a tool of your own for it."
@@ -85,9 +88,27 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         agent=body.agent,
         key_id=who.key_id,
         ancestors=parent.ancestors,
+        run_at_us=run_at_of(body.run_at, now_us),
     )
     subject = Subject(new_id("task", now_us), session_id, who.owner)
     return Submission(subject, spec, body.priority, _minimal_nano(services, spec))
+
+
+def run_at_of(run_at: datetime | None, now_us: int) -> int | None:
+    """The instant before which a task must not start; one in the past is as good as now.
+
+    Raises:
+        SubmissionRefused: it is too far ahead.
+    """
+    if run_at is None:
+        return None
+    at_us = (run_at - _EPOCH) // timedelta(microseconds=1)
+    if at_us > now_us + RUN_AT_LIMIT_S * US_PER_S:
+        days = RUN_AT_LIMIT_S // 86_400
+        raise SubmissionRefused(
+            "run_at", f"A task can be put off for {days} days, at most.", "run-at-too-late"
+        )
+    return at_us
 
 
 def _check_tools(services: Services, names: tuple[str, ...]) -> None:
@@ -165,7 +186,7 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
             check_parent(tx, subject.owner, spec.ancestors[0])
         percent = defaults.service.warn_percent
         open_account(tx, task_scope(subject.task_id), subject.owner, spec.budget_nano, percent)
-        verbs.enqueue(tx, subject, spec, submission.priority)
+        verbs.enqueue(tx, subject, spec, submission.priority, ageing_us=defaults.ageing_us)
         append(
             tx,
             subject,
@@ -180,6 +201,7 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
                 max_tokens=spec.max_tokens,
                 priority=submission.priority,
                 input_bytes=len(spec.text.encode()),
+                run_at_us=spec.run_at_us,
             ),
         )
         return tx.now_us

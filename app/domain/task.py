@@ -111,6 +111,8 @@ class TaskSpec:
     """The API key it was submitted with."""
     ancestors: tuple[str, ...] = ()
     """The tasks it is a sub-task of, nearest first."""
+    run_at_us: int | None = None
+    """Not to be started before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ class TaskAccepted(Event):
     max_tokens: int
     priority: int
     input_bytes: int
+    run_at_us: int | None = None
+    """It is not started before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from app.journal.events import (
 )
 from app.journal.journal import Recorded
 from app.queue import verbs
+from app.queue.caps import NO_CAPS, Caps, release_held
 from app.store.port import Store
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ SWEEP_INTERVAL_S = 1.0
 
 
 class EmbeddedQueue:
-    """Hands out tasks in the order priority, age. Add `on_event` to the feed's views."""
+    """Hands out tasks by rank: age, and so much for each level of priority. Add `on_event` to the feed's views."""
 
     def __init__(
         self,
@@ -39,12 +40,14 @@ class EmbeddedQueue:
         worker: str,
         limit: int,
         paused_limit: int = PAUSED_LIMIT,
+        caps: Caps = NO_CAPS,
     ) -> None:
         self._store = store
         self._clock = clock
         self._worker = worker
         self._limit = limit
         self._paused_limit = paused_limit
+        self._caps = caps
         self._buffer: asyncio.Queue[Claim | None] = asyncio.Queue()
         self._woken = asyncio.Event()
         self._hungry = 0
@@ -81,9 +84,9 @@ class EmbeddedQueue:
         """Keep count of who waits, and wake the dispatcher for who came."""
         task_id = entry.subject.task_id
         match entry.event:
-            case TaskAccepted():
+            case TaskAccepted(run_at_us=run_at_us):
                 self._waiting.add(task_id)
-                self._woken.set()
+                self._wake_at(run_at_us or 0)
             case TaskRequeued(available_at_us=available_at_us):
                 self._waiting.add(task_id)
                 self._wake_at(available_at_us)
@@ -159,15 +162,7 @@ class EmbeddedQueue:
             free = min(self._hungry - self._buffer.qsize(), CLAIM_LIMIT)
             try:
                 if free > 0 and self._waiting:
-                    claims = await self._store.write(
-                        lambda tx, n=free: verbs.claim(tx, self._worker, n)  # type: ignore[misc]
-                    )
-                    for claim in claims:
-                        self._buffer.put_nowait(claim)
-                    if (
-                        len(claims) == free
-                    ):  # there may be more, for workers beyond the limit of one claim
-                        self._woken.set()
+                    await self._claim(free)
                 if self._clock.monotonic_s() >= self._next_sweep_s:
                     self._next_sweep_s = self._clock.monotonic_s() + SWEEP_INTERVAL_S
                     await self._sweep()
@@ -180,6 +175,17 @@ class EmbeddedQueue:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), SWEEP_INTERVAL_S)
 
+    async def _claim(self, free: int) -> None:
+        claims, more = await self._store.write(
+            lambda tx: verbs.claim_some(tx, self._worker, free, self._caps)
+        )
+        for claim in claims:
+            self._buffer.put_nowait(claim)
+        if (
+            more
+        ):  # for workers beyond the limit of one claim, or behind many that had to be held back
+            self._woken.set()
+
     async def _sweep(self) -> None:
         """End what waited past its deadline; resume what its budget can pay by now, whoever raised it."""
         if (
@@ -188,6 +194,7 @@ class EmbeddedQueue:
             await self._wake_parked()
         if self._waiting:
             await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT))
+            await self._release_held()
         if (
             self._paused
         ):  # looked for by a reader: with many of them the writer has better things to do
@@ -200,6 +207,15 @@ class EmbeddedQueue:
     async def _wake_parked(self) -> None:
         """Let everything that waits start at once, but for what waits for an instant somebody named."""
         await self._store.write(lambda tx: tx.run("wake_parked", now_us=tx.now_us))
+
+    async def _release_held(self) -> None:
+        """With workers to spare, whatever a limit holds back without need may go on."""
+        if self._hungry <= self._buffer.qsize():
+            return
+        if await self._store.read(lambda tx: tx.one("any_held")) is None:
+            return
+        if await self._store.write(lambda tx: release_held(tx, self._caps)):
+            self._woken.set()
 
     def _wake_at(self, available_at_us: int) -> None:
         delay_s = (available_at_us - self._clock.now_us()) / US_PER_S

@@ -31,15 +31,26 @@ from app.journal.events import (
 )
 from app.journal.events import TaskFinished as Finished
 from app.journal.journal import append
+from app.queue.caps import NO_CAPS, Caps, Room, in_force
 from app.store.port import Row, Tx
 
 _US_PER_S = 1_000_000
+AGEING_US = 60 * _US_PER_S
+SCAN_LIMIT = 1_000
+"""Waiting tasks that one claim looks at, at most."""
 NEVER_US = 1 << 62
 """Later than any instant: what only a higher limit can resume."""
 
 
-def enqueue(tx: Tx, subject: Subject, spec: TaskSpec, priority: int) -> None:
-    """Put a new task in the queue. Its session and accounts exist already."""
+def enqueue(
+    tx: Tx, subject: Subject, spec: TaskSpec, priority: int, *, ageing_us: int = AGEING_US
+) -> None:
+    """Put a new task in the queue. Its session and accounts exist already.
+
+    It is due now, or at its `run_at`; its deadline counts from there. Each level of priority puts it
+    `ageing_us` behind: after that time it goes before newcomers of the level above.
+    """
+    due_at_us = tx.now_us if spec.run_at_us is None else max(spec.run_at_us, tx.now_us)
     tx.run(
         "insert_task",
         id=subject.task_id,
@@ -48,22 +59,72 @@ def enqueue(tx: Tx, subject: Subject, spec: TaskSpec, priority: int) -> None:
         spec=orjson.dumps(spec).decode(),
         priority=priority,
         now_us=tx.now_us,
-        deadline_at_us=tx.now_us + int(spec.deadline_s * _US_PER_S),
+        due_at_us=due_at_us,
+        rank_us=due_at_us + priority * ageing_us,
+        held_by="time" if due_at_us > tx.now_us else None,
+        deadline_at_us=due_at_us + int(spec.deadline_s * _US_PER_S),
         parent_id=spec.ancestors[0] if spec.ancestors else None,
+        key_id=spec.key_id,
     )
 
 
-def claim(tx: Tx, worker: str, limit: int) -> list[Claim]:
-    """Take up to `limit` tasks that may start now, most urgent and oldest first."""
-    claims = []
-    for row in tx.all("claim_tasks", worker=worker, now_us=tx.now_us, limit=limit):
-        taken = claim_of(row)
-        waited_us = tx.now_us - max(row["available_at_us"], row["created_at_us"])
-        waited_s = max(waited_us, 0) / _US_PER_S  # the clock may have been set back
-        append(tx, taken.subject, TaskClaimed(worker=worker, waited_s=waited_s))
-        claims.append(taken)
-    claims.sort(key=lambda c: (c.priority, c.created_at_us, c.subject.task_id))
-    return claims
+def claim(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> list[Claim]:
+    """Take up to `limit` tasks that may start now, those of the lowest rank first."""
+    return claim_some(tx, worker, limit, caps)[0]
+
+
+def claim_some(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> tuple[list[Claim], bool]:
+    """The same, and whether it broke off before it had seen everything: then claim again, soon."""
+    due = tx.run("release_due", now_us=tx.now_us, limit=SCAN_LIMIT)
+    if in_force(tx, caps):
+        rows, more = _within(tx, worker, limit, Room(tx, caps))
+    else:
+        rows = list(tx.all("claim_tasks", worker=worker, now_us=tx.now_us, limit=limit))
+        more = len(rows) == limit
+    rows.sort(key=lambda row: (row["rank_us"], row["id"]))
+    return [_claimed(tx, worker, row) for row in rows], more or due == SCAN_LIMIT
+
+
+def claim_one(tx: Tx, worker: str, task_id: str, caps: Caps = NO_CAPS) -> Claim | None:
+    """Take this task, whatever its rank; None when it may not start now."""
+    row = tx.one("waiting_task", id=task_id, now_us=tx.now_us)
+    if row is None:
+        return None
+    if in_force(tx, caps):
+        lacking = Room(tx, caps).lacking(row)
+        if lacking is not None:
+            tx.run("hold_task", id=task_id, held_by=lacking)
+            return None
+    taken = tx.one("claim_task", id=task_id, worker=worker, now_us=tx.now_us)
+    return None if taken is None else _claimed(tx, worker, taken)
+
+
+def _within(tx: Tx, worker: str, limit: int, room: Room) -> tuple[list[Row], bool]:
+    """Claim one by one. What a limit keeps back is taken out of the order, and not looked at again."""
+    rows, seen_count = list[Row](), 0
+    while seen_count < SCAN_LIMIT and len(rows) < limit:
+        found = tx.all("claimable_tasks", limit=limit - len(rows))
+        for candidate in found:
+            lacking = room.lacking(candidate)
+            if lacking is not None:
+                tx.run("hold_task", id=candidate["id"], held_by=lacking)
+                continue
+            row = tx.one("claim_task", id=candidate["id"], worker=worker, now_us=tx.now_us)
+            assert row is not None  # noqa: S101  (it was claimable a moment ago, in this transaction)
+            room.take(candidate)
+            rows.append(row)
+        seen_count += len(found)
+        if not found:
+            return rows, False
+    return rows, True
+
+
+def _claimed(tx: Tx, worker: str, row: Row) -> Claim:
+    taken = claim_of(row)
+    waited_us = tx.now_us - max(row["available_at_us"], row["created_at_us"])
+    waited_s = max(waited_us, 0) / _US_PER_S  # the clock may have been set back
+    append(tx, taken.subject, TaskClaimed(worker=worker, waited_s=waited_s))
+    return taken
 
 
 def give_back(tx: Tx, subject: Subject, reason: str, available_at_us: int) -> bool:
@@ -73,10 +134,15 @@ def give_back(tx: Tx, subject: Subject, reason: str, available_at_us: int) -> bo
         False when the run no longer holds it, or somebody asked to cancel it.
     """
     changed = tx.run(
-        "requeue_task", id=subject.task_id, run=subject.run, available_at_us=available_at_us
+        "requeue_task",
+        id=subject.task_id,
+        run=subject.run,
+        available_at_us=available_at_us,
+        now_us=tx.now_us,
     )
     if changed:
         append(tx, subject, TaskRequeued(reason=reason, available_at_us=available_at_us))
+        tx.run("release_next", id=subject.task_id)
     return changed == 1
 
 
@@ -109,6 +175,7 @@ def pause(tx: Tx, subject: Subject, cause: BudgetExhausted) -> bool:
     )
     if changed:
         append(tx, subject, event)
+        tx.run("release_next", id=subject.task_id)
     return changed == 1
 
 
@@ -149,6 +216,7 @@ def finish(tx: Tx, subject: Subject, conclusion: Conclusion) -> None:
     if row is None:
         message = f"run {subject.run} no longer holds task {subject.task_id}"
         raise StaleLease(message)
+    tx.run("release_next", id=subject.task_id)
     cost = tx.one("cost_of_task", task_id=subject.task_id)
     append(
         tx,
@@ -160,7 +228,7 @@ def finish(tx: Tx, subject: Subject, conclusion: Conclusion) -> None:
             cost_nano=0 if cost is None else cost["cost_nano"],
             partial=conclusion.partial,
             result_bytes=len((conclusion.result or "").encode()),
-            duration_s=max(tx.now_us - row["created_at_us"], 0) / _US_PER_S,
+            duration_s=max(tx.now_us - row["due_at_us"], 0) / _US_PER_S,
             error_type=error.type if error else None,
             error_message=error.message if error else None,
         ),

@@ -1,13 +1,14 @@
 """Every named query, run at least once on every adapter, with what it must change or find."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from app.store.port import Tx
 from app.store.queries import load_queries
+from tests.conformance.turns_story import TURNS_STORY, task
+from tests.conformance.uses import Use, changes, finds
 
 TASK = {"scope": "task", "id": "t"}
 LINE = {
@@ -57,45 +58,9 @@ LEDGER_PAGE = {
 }
 
 
-@dataclass(frozen=True)
-class Use:
-    """One use of a query: how many rows it changes or finds, and some of what is in the first."""
-
-    query: str
-    params: dict[str, object]
-    count: int
-    first: dict[str, object] | None = None
-
-
-def changes(query: str, count: int, **params: object) -> Use:
-    """A use that changes rows."""
-    return Use(query, params, count)
-
-
-def finds(query: str, count: int, first: dict[str, object] | None, **params: object) -> Use:
-    """A use that finds rows."""
-    return Use(query, params, count, first or {})
-
-
 def page(query: str, count: int, **more: object) -> Use:
     """A use that lists tasks."""
     return finds(query, count, {"id": "t", "spent_nano": 0} if count else None, **PAGE, **more)
-
-
-def task(name: str, now_us: int) -> Use:
-    """A new task."""
-    return changes(
-        "insert_task",
-        1,
-        id=name,
-        owner="local",
-        session_id="s",
-        spec="{}",
-        priority=0,
-        now_us=now_us,
-        deadline_at_us=now_us + 100,
-        parent_id="p",
-    )
 
 
 def conclusion(name: str, status: str, outcome: str) -> dict[str, object]:
@@ -211,14 +176,14 @@ STORY = (
     finds("queue_state", 1, {"priority": 0, "depth": 1, "oldest_at_us": 5}),
     finds("expired_tasks", 0, None, now_us=104, limit=9),
     finds("expired_tasks", 1, {"id": "t"}, now_us=105, limit=9),
-    finds("claim_tasks", 0, None, worker="w", now_us=4, limit=9),
     finds("claim_tasks", 1, {"id": "t", "run_count": 1}, worker="w", now_us=5, limit=9),
     finds("lease_holds", 1, {}, task_id="t", run=1),
     finds("lease_holds", 0, None, task_id="t", run=2),
     finds("held_tasks", 1, {"id": "t", "status": "running"}, worker=""),
     finds("held_tasks", 0, None, worker="w"),
-    changes("requeue_task", 0, id="t", run=2, available_at_us=30),
-    changes("requeue_task", 1, id="t", run=1, available_at_us=30),
+    changes("requeue_task", 0, id="t", run=2, available_at_us=30, now_us=20),
+    changes("requeue_task", 1, id="t", run=1, available_at_us=30, now_us=20),
+    finds("claim_tasks", 0, None, worker="w", now_us=20, limit=9),
     changes("make_available", 1, id="t", now_us=20),
     changes("wake_parked", 0, now_us=20),
     changes("wake_parked", 1, now_us=19),
@@ -337,6 +302,7 @@ STORY = (
     finds("read_events", 0, None, subject="t", after=1, limit=5),
     *USAGE_STORY,
     *KEYS_STORY,
+    *TURNS_STORY,
 )
 
 

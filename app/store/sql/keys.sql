@@ -24,3 +24,12 @@ UPDATE keys SET enabled = 0, revoked_at_us = :now_us WHERE id = :id AND enabled 
 
 -- name: set_key_limits
 UPDATE keys SET day_limit_nano = :day_limit_nano, month_limit_nano = :month_limit_nano WHERE id = :id;
+
+-- name: any_limited_key
+SELECT 1 FROM keys WHERE concurrency_limit IS NOT NULL LIMIT 1;
+
+-- name: concurrency_of_key
+SELECT concurrency_limit FROM keys WHERE id = :id AND concurrency_limit IS NOT NULL;
+
+-- name: set_key_concurrency
+UPDATE keys SET concurrency_limit = :concurrency_limit WHERE id = :id;

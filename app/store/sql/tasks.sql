@@ -9,9 +9,10 @@ FROM sessions AS s JOIN accounts AS a ON a.scope = 'session' AND a.id = s.owner 
 WHERE s.owner = :owner AND s.id = :id;
 
 -- name: insert_task
-INSERT INTO tasks (id, owner, session_id, status, spec, priority, created_at_us, available_at_us, deadline_at_us,
-    parent_id)
-VALUES (:id, :owner, :session_id, 'queued', :spec, :priority, :now_us, :now_us, :deadline_at_us, :parent_id);
+INSERT INTO tasks (id, owner, session_id, status, spec, priority, created_at_us, available_at_us, due_at_us, rank_us,
+    held_by, deadline_at_us, parent_id, key_id)
+VALUES (:id, :owner, :session_id, 'queued', :spec, :priority, :now_us, :due_at_us, :due_at_us, :rank_us,
+    :held_by, :deadline_at_us, :parent_id, :key_id);
 
 -- name: count_subtasks
 SELECT COUNT(*) AS subtask_count FROM tasks WHERE parent_id = :parent_id AND owner = :owner;
@@ -50,18 +51,94 @@ WHERE t.owner = :owner AND t.session_id = :session_id AND t.status = :status
   AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 
+-- name: release_due
+-- Tasks whose time has come take their place in the order.
+UPDATE tasks SET held_by = NULL WHERE id IN (
+    SELECT id FROM tasks WHERE status = 'queued' AND held_by = 'time' AND available_at_us <= :now_us
+    ORDER BY available_at_us LIMIT :limit);
+
 -- name: claim_tasks
--- Whose turn in a budget's line has come goes first: those behind it cannot pass. Then the most urgent, then
--- the oldest. The run count is the fencing token: it only grows.
+-- Whose turn in a budget's line has come goes first: those behind it cannot pass. Then by rank. The run count
+-- is the fencing token: it only grows.
 UPDATE tasks SET status = 'running', lease_owner = :worker, run_count = run_count + 1, turn_called = 0,
     started_at_us = COALESCE(started_at_us, :now_us)
 WHERE id IN (
-    SELECT id FROM tasks WHERE status = 'queued' AND available_at_us <= :now_us
-    ORDER BY turn_called DESC, priority, created_at_us, id LIMIT :limit)
+    SELECT id FROM tasks WHERE status = 'queued' AND held_by IS NULL
+    ORDER BY turn_called DESC, rank_us, id LIMIT :limit)
 RETURNING *;
 
+-- name: claimable_tasks
+-- Who would be next, were there no limits of sessions and keys.
+SELECT id, owner, session_id, key_id FROM tasks WHERE status = 'queued' AND held_by IS NULL
+ORDER BY turn_called DESC, rank_us, id LIMIT :limit;
+
+-- name: waiting_task
+SELECT id, owner, session_id, key_id FROM tasks
+WHERE id = :id AND status = 'queued' AND (held_by IS NULL OR held_by <> 'time' OR available_at_us <= :now_us);
+
+-- name: claim_task
+UPDATE tasks SET status = 'running', lease_owner = :worker, run_count = run_count + 1, turn_called = 0,
+    held_by = NULL, started_at_us = COALESCE(started_at_us, :now_us)
+WHERE id = :id AND status = 'queued'
+RETURNING *;
+
+-- name: hold_task
+UPDATE tasks SET held_by = :held_by WHERE id = :id AND status = 'queued';
+
+-- name: running_of_session
+SELECT COUNT(*) AS running_count FROM tasks
+WHERE owner = :owner AND session_id = :session_id AND lease_owner IS NOT NULL;
+
+-- name: running_of_key
+SELECT COUNT(*) AS running_count FROM tasks WHERE key_id = :key_id AND lease_owner IS NOT NULL;
+
+-- name: release_next
+-- A task that ran has left: the next one of its session, and of its key, takes its place in the order.
+UPDATE tasks SET held_by = NULL WHERE id IN (
+    SELECT (SELECT s.id FROM tasks AS s
+        WHERE s.status = 'queued' AND s.held_by = 'session' AND s.owner = t.owner AND s.session_id = t.session_id
+        ORDER BY s.turn_called DESC, s.rank_us, s.id LIMIT 1)
+    FROM tasks AS t WHERE t.id = :id
+    UNION ALL
+    SELECT (SELECT k.id FROM tasks AS k
+        WHERE k.status = 'queued' AND k.held_by = 'key' AND k.key_id = t.key_id
+        ORDER BY k.turn_called DESC, k.rank_us, k.id LIMIT 1)
+    FROM tasks AS t WHERE t.id = :id AND t.key_id IS NOT NULL);
+
+-- name: any_held
+SELECT 1 FROM tasks WHERE status = 'queued' AND held_by = 'session'
+UNION ALL SELECT 1 FROM tasks WHERE status = 'queued' AND held_by = 'key' LIMIT 1;
+
+-- name: held_by_sessions
+-- Sessions with tasks that are held back although fewer than `most` are running.
+SELECT h.owner, h.session_id, :most - h.running_count AS room FROM (
+    SELECT d.owner, d.session_id, (SELECT COUNT(*) FROM tasks AS r
+        WHERE r.owner = d.owner AND r.session_id = d.session_id AND r.lease_owner IS NOT NULL) AS running_count
+    FROM (SELECT DISTINCT owner, session_id FROM tasks WHERE status = 'queued' AND held_by = 'session') AS d) AS h
+WHERE h.running_count < :most LIMIT :limit;
+
+-- name: held_by_keys
+SELECT h.key_id, h.most - h.running_count AS room FROM (
+    SELECT d.key_id, COALESCE(keys.concurrency_limit, :most) AS most, (SELECT COUNT(*) FROM tasks AS r
+        WHERE r.key_id = d.key_id AND r.lease_owner IS NOT NULL) AS running_count
+    FROM (SELECT DISTINCT key_id FROM tasks WHERE status = 'queued' AND held_by = 'key') AS d
+    LEFT JOIN keys ON keys.id = d.key_id) AS h
+WHERE h.running_count < h.most LIMIT :limit;
+
+-- name: release_of_session
+UPDATE tasks SET held_by = NULL WHERE id IN (
+    SELECT id FROM tasks
+    WHERE status = 'queued' AND held_by = 'session' AND owner = :owner AND session_id = :session_id
+    ORDER BY turn_called DESC, rank_us, id LIMIT :limit);
+
+-- name: release_of_key
+UPDATE tasks SET held_by = NULL WHERE id IN (
+    SELECT id FROM tasks WHERE status = 'queued' AND held_by = 'key' AND key_id = :key_id
+    ORDER BY turn_called DESC, rank_us, id LIMIT :limit);
+
 -- name: requeue_task
-UPDATE tasks SET status = 'queued', lease_owner = NULL, available_at_us = :available_at_us
+UPDATE tasks SET status = 'queued', lease_owner = NULL, available_at_us = :available_at_us,
+    held_by = CASE WHEN :available_at_us > :now_us THEN 'time' END
 WHERE id = :id AND run_count = :run AND status = 'running';
 
 -- name: pause_task
@@ -80,17 +157,17 @@ SELECT id FROM tasks WHERE id IN (
     JOIN accounts AS a ON a.scope = b.blocked_scope AND a.id = b.blocked_id
     JOIN tasks AS t ON t.status = 'paused' AND t.blocked_scope = b.blocked_scope AND t.blocked_id = b.blocked_id
         AND t.blocked_needed_nano <= a.limit_nano - a.spent_nano - a.surplus_nano)
-ORDER BY priority, created_at_us, id LIMIT :limit;
+ORDER BY rank_us, id LIMIT :limit;
 
 -- name: resume_task
 -- The deadline stood still while the task was paused.
-UPDATE tasks SET status = 'queued', paused_json = NULL, available_at_us = :now_us,
+UPDATE tasks SET status = 'queued', paused_json = NULL, available_at_us = :now_us, held_by = NULL,
     deadline_at_us = deadline_at_us + CASE WHEN paused_at_us < :now_us THEN :now_us - paused_at_us ELSE 0 END
 WHERE id = :id AND status = 'paused'
 RETURNING session_id, owner, run_count, paused_at_us;
 
 -- name: make_available
-UPDATE tasks SET turn_called = 1,
+UPDATE tasks SET turn_called = 1, held_by = CASE WHEN held_by = 'time' THEN NULL ELSE held_by END,
     available_at_us = CASE WHEN available_at_us > :now_us THEN :now_us ELSE available_at_us END
 WHERE id = :id AND status = 'queued' AND turn_called = 0;
 
@@ -106,7 +183,7 @@ UPDATE tasks SET step_count = :step WHERE id = :id AND run_count = :run AND stat
 UPDATE tasks SET status = :status, outcome = :outcome, finished_at_us = :now_us, lease_owner = NULL,
     paused_json = NULL, result_json = :result_json, result_partial = :result_partial, error_json = :error_json
 WHERE id = :id AND run_count = :run AND status IN ('queued', 'running', 'paused', 'cancelling')
-RETURNING step_count, created_at_us;
+RETURNING step_count, due_at_us;
 
 -- name: request_cancel
 UPDATE tasks SET status = 'cancelling' WHERE id = :id AND owner = :owner AND status = 'running';
@@ -121,8 +198,9 @@ SELECT id, owner, session_id, run_count FROM tasks
 WHERE status = 'queued' AND deadline_at_us <= :now_us LIMIT :limit;
 
 -- name: queue_state
-SELECT priority, COUNT(*) AS depth, MIN(created_at_us) AS oldest_at_us FROM tasks
-WHERE status = 'queued' GROUP BY priority;
+-- What waits for its time counts as waiting, but is not getting old.
+SELECT priority, COUNT(*) AS depth, MIN(CASE WHEN held_by = 'time' THEN NULL ELSE due_at_us END) AS oldest_at_us
+FROM tasks WHERE status = 'queued' GROUP BY priority;
 
 -- name: waiting_tasks
 SELECT id, created_at_us, available_at_us FROM tasks WHERE status = 'queued';
