@@ -64,6 +64,8 @@ TURNS_STORY = (
     changes("release_next", 0, id="none"),
     changes("release_next", 2, id="urgent"),
     finds("claimable_tasks", 2, {"id": "later"}, limit=9),
+    finds("count_tasks", 1, {}),
+    finds("schema_version", 1, {}),
     finds("any_limited_key", 0, None),
     finds("concurrency_of_key", 0, None, id="k"),
     changes("set_key_concurrency", 1, id="k", concurrency_limit=2),
