@@ -224,7 +224,7 @@ def _openapi(_chosen: argparse.Namespace) -> int:
 def _doctor(_chosen: argparse.Namespace) -> int:
     from app.doctor import examine  # noqa: PLC0415
 
-    report = examine(configuration.load().data_dir)
+    report = examine(configuration.load().place)
     sys.stdout.write(
         f"{len(report.drifts)} drifts in {report.accounts} accounts over {report.lines} lines\n"
     )
@@ -240,12 +240,12 @@ def _reprice(chosen: argparse.Namespace) -> int:
     until_us = reprice.END_US if chosen.until is None else chosen.until
     if since_us >= until_us:
         return _complain(["--from must be before --to."], EXIT_USAGE)
-    folder = configuration.load().data_dir
+    place = configuration.load().place
     try:
         prices = PriceBook.load(chosen.prices)
     except PriceFileError as error:
         return _complain(list(error.mistakes), EXIT_USAGE)
-    report = reprice.examine(folder, prices, from_us=since_us, to_us=until_us)
+    report = reprice.examine(place, prices, from_us=since_us, to_us=until_us)
     if chosen.json:
         sys.stdout.write(json.dumps(reprice.as_json(report), indent=2) + "\n")
     else:

@@ -17,13 +17,13 @@ class Report:
     drifts: tuple[str, ...]
 
 
-def examine(folder: Path) -> Report:
-    """Read the database in `folder`, also while a service uses it; nothing is changed.
+def examine(place: Path | str) -> Report:
+    """Read the database at `place` (see `snapshot`), also while a service uses it; nothing is changed.
 
     Raises:
         StoreError: there is none, or it cannot be read.
     """
-    with snapshot(folder) as tx:
+    with snapshot(place) as tx:
         found = audit(tx)
     drifts = tuple(
         f"{drift.scope.kind} {drift.scope.id}: {drift.amount.removesuffix('_nano')} is "

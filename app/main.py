@@ -40,6 +40,8 @@ from app.queue.embedded import EmbeddedQueue
 from app.settings import Settings, SettingsError, unknown_variables, variable
 from app.simulator.core import Simulator
 from app.simulator.server import RunningServer, start
+from app.store.port import ListenedStore
+from app.store.postgres import PostgresStore
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME
 from app.tools.builtin import builtin_tools
@@ -59,7 +61,7 @@ class Service:
     app: FastAPI
     services: Services
     pool: WorkerPool
-    store: SqliteStore
+    store: ListenedStore
     provider: Provider
     tools: ToolRegistry
     simulator: RunningServer | None
@@ -90,21 +92,24 @@ async def running(
     settings: Settings,
     clock: Clock | None = None,
     *,
-    open_store: Callable[[Path, Clock], SqliteStore] = SqliteStore,
+    open_store: Callable[[Path, Clock], ListenedStore] | None = None,
     open_provider: Callable[[Settings, RunningServer | None], Provider] | None = None,
 ) -> AsyncIterator[Service]:
     """A service that takes work until the block is left.
 
-    `open_store` and `open_provider` (default: `make_provider`) make its two ends.
+    `open_store` and `open_provider` (by default those the settings name) make its two ends.
 
     Raises:
         SettingsError: prices, routes or tools that cannot work.
         StoreError: the data directory or its database cannot be used.
     """
-    clock = clock or SystemClock()
+    given, clock = clock, clock or SystemClock()
     prices = load_prices(settings, clock)
     tools = load_tools(clock)
-    store = open_store(settings.data_dir, clock)
+    if open_store is None:
+        store = make_store(settings, given)
+    else:
+        store = open_store(settings.data_dir, clock)
     simulator = await start(Simulator(clock)) if settings.simulated else None
     provider = (open_provider or make_provider)(settings, simulator)
     service = wire(settings, clock, prices, tools, store, provider, simulator)
@@ -118,12 +123,25 @@ async def running(
             await service.close()
 
 
-def store_beside(settings: Settings, *, make: bool) -> SqliteStore:
+def make_store(settings: Settings, clock: Clock | None = None) -> ListenedStore:
+    """The store that the settings name. PostgreSQL has its own clock, unless one is given.
+
+    Raises:
+        StoreError: the data directory or the database cannot be used.
+    """
+    if settings.database_url is None:
+        return SqliteStore(settings.data_dir, clock or SystemClock())
+    return PostgresStore(settings.database_url.get_secret_value(), clock)
+
+
+def store_beside(settings: Settings, *, make: bool) -> ListenedStore:
     """The store for a short command, also while a service runs on it; without `make` it must be there already.
 
     Raises:
         StoreError: there is none, or the data directory or its database cannot be used.
     """
+    if settings.database_url is not None:
+        return PostgresStore(settings.database_url.get_secret_value(), make=make)
     path = settings.data_dir / DATABASE_NAME
     if not make and not path.is_file():
         raise StoreUnavailable(f"There is no database at {path}.")
@@ -191,7 +209,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     clock: Clock,
     prices: PriceBook,
     tools: ToolRegistry,
-    store: SqliteStore,
+    store: ListenedStore,
     provider: Provider,
     simulator: RunningServer | None,
 ) -> Service:
@@ -237,7 +255,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
     clock: Clock,
     prices: PriceBook,
     tools: ToolRegistry,
-    store: SqliteStore,
+    store: ListenedStore,
     provider: Provider,
     turns: Turns,
 ) -> AgentLoop:

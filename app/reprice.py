@@ -148,13 +148,15 @@ def settlements(tx: Tx, from_us: int, to_us: int) -> Iterator[Line]:
         key = {name: rows[-1][name] for name in key}
 
 
-def examine(folder: Path, prices: PriceBook, *, from_us: int = 0, to_us: int = END_US) -> Report:
-    """Reprice the database in `folder`, also while a service uses it; nothing is changed.
+def examine(
+    place: Path | str, prices: PriceBook, *, from_us: int = 0, to_us: int = END_US
+) -> Report:
+    """Reprice the database at `place` (see `snapshot`), also while a service uses it; nothing is changed.
 
     Raises:
         StoreError: there is none, or it cannot be read.
     """
-    with snapshot(folder) as tx:
+    with snapshot(place) as tx:
         return reprice(settlements(tx, from_us, to_us), prices)
 
 

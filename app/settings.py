@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -53,8 +53,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("data"), description="Folder of the embedded database and its lock."
     )
-    database_url: str | None = Field(
-        None, description="Unset: the embedded database (the only one this version has)."
+    database_url: SecretStr | None = Field(
+        None,
+        description="A PostgreSQL database, `postgresql://user:password@host/name`; unset: the embedded one.",
     )
 
     auth: Literal["auto", "required"] = Field(
@@ -168,11 +169,19 @@ class Settings(BaseSettings):
 
     @field_validator("database_url")
     @classmethod
-    def _only_embedded(cls, value: str | None) -> str | None:
-        if value is not None:
-            message = (
-                "this version has the embedded database only; unset it and use BURSAR_DATA_DIR"
-            )
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        url = value.get_secret_value()
+        if not url.startswith(("postgresql://", "postgres://")):
+            message = "must begin with postgresql://"
+            raise ValueError(message)
+        try:
+            usable = urlsplit(url).port != 0 and not re.search(r"\s", url)
+        except ValueError:  # brackets or a port that do not parse
+            usable = False
+        if not usable:
+            message = "must be an address such as postgresql://user:password@host:5432/name"
             raise ValueError(message)
         return value
 
@@ -210,10 +219,20 @@ class Settings(BaseSettings):
             return self.anthropic_api_key is None and self.anthropic_base_url is None
         return self.simulator == "on"
 
+    @property
+    def place(self) -> Path | str:
+        """Where the rows are: the embedded database's folder, or PostgreSQL's address."""
+        return self.database_url.get_secret_value() if self.database_url else self.data_dir
+
     def secrets(self) -> Iterator[str]:
         """The configured secrets, to be blotted out of every view."""
         if self.anthropic_api_key is not None:
             yield self.anthropic_api_key.get_secret_value()
+        if self.database_url is not None:
+            url = self.database_url.get_secret_value()
+            yield url
+            if password := urlsplit(url).password:
+                yield from {password, unquote(password)}
 
     def shown(self) -> dict[str, object]:
         """Variable → value in force, secrets masked."""

@@ -1,13 +1,25 @@
 """Fixtures every level shares."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from app.domain.clock import Clock, SystemClock
+from app.store.port import ListenedStore
 from tests.support.loglines import LineChecker, checked
+from tests.support.postgres import Server, server
+from tests.support.stores import (
+    ADAPTERS,
+    Embedded,
+    Look,
+    MakeStore,
+    OpenStore,
+    SharedDatabase,
+    shared_database,
+)
 
 # How fast this machine is must not decide whether a test passes.
 settings.register_profile("bursar", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -40,3 +52,53 @@ def log_lines() -> Iterator[LineChecker]:
     """Every log line of the test so far; each of them must be as `log.schema.json` says."""
     with checked() as lines:
         yield lines
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server, started by the first test that needs it."""
+    with server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared(postgres: Server) -> Iterator[SharedDatabase]:
+    """The database that tests have one after the other."""
+    with shared_database(postgres) as database:
+        yield database
+
+
+@pytest.fixture
+def database_url(shared: SharedDatabase) -> str:
+    """An empty database with the schema in it."""
+    shared.empty()
+    return shared.url
+
+
+@pytest.fixture(params=ADAPTERS)
+def make_store(request: pytest.FixtureRequest) -> MakeStore:
+    """Every adapter in turn."""
+    if request.param == "sqlite":
+        return Embedded()
+    database: SharedDatabase = request.getfixturevalue("shared")
+    return database
+
+
+@pytest.fixture
+def look(make_store: MakeStore, tmp_path: Path) -> Look:
+    """Reads the test's database past the store."""
+    return lambda statement: make_store.look(tmp_path, statement)
+
+
+@pytest.fixture
+async def open_store(make_store: MakeStore, tmp_path: Path) -> AsyncIterator[OpenStore]:
+    """Opens the test's store, on every adapter; what it opened is closed after the test."""
+    opened: list[ListenedStore] = []
+
+    def make(clock: Clock | None = None) -> ListenedStore:
+        opened.append(make_store(tmp_path, clock or SystemClock()))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        await store.close()

@@ -70,3 +70,9 @@ class Store(Protocol):
     async def close(self) -> None:
         """Finish what was asked for and close."""
         ...
+
+
+class ListenedStore(Store, Protocol):
+    """A store, and who hears of its commits."""
+
+    listener: CommitListener

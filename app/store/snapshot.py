@@ -1,4 +1,4 @@
-"""One instant of an embedded database, to be looked at from outside the service."""
+"""One instant of a database, to be looked at from outside the service."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -7,19 +7,26 @@ from pathlib import Path
 
 from app.domain.clock import SystemClock
 from app.domain.errors import StoreUnavailable
+from app.store.port import Tx
 from app.store.queries import load_queries
 from app.store.sqlite_file import DATABASE_NAME, connect, store_error
 from app.store.sqlite_tx import SqliteTx
 
 
 @contextmanager
-def snapshot(folder: Path) -> Iterator[SqliteTx]:
-    """Read the database in `folder`, also while a service uses it; nothing is changed.
+def snapshot(place: Path | str) -> Iterator[Tx]:
+    """Read the database in a folder, or at PostgreSQL's address, also while a service uses it; nothing is changed.
 
     Raises:
         StoreError: there is none, or it cannot be read.
     """
-    path = folder / DATABASE_NAME
+    if isinstance(place, str):
+        from app.store.postgres_reader import snapshot_at  # noqa: PLC0415  (the driver, where it is used)
+
+        with snapshot_at(place) as tx:
+            yield tx
+        return
+    path = place / DATABASE_NAME
     if not path.is_file():
         raise StoreUnavailable(f"There is no database at {path}.")
     with closing(connect(path, read_only=True)) as connection:

@@ -119,7 +119,7 @@ async def test_wrong_settings(tmp_path: Path) -> None:
     wrong = {
         "ANTHROPIC_API_KEY": NO_KEY,
         "ANTHROPIC_BASE_URL": "ftp://secret-host",
-        "BURSAR_DATABASE_URL": "postgresql://user:secret-word@host/db",
+        "BURSAR_DATABASE_URL": "mysql://user:secret-word@host/db",
         "BURSAR_LOG_LEVEL": "loud",
         "BURSAR_PORT": "many",
         "BURSAR_TASK_BUDGET_USD": "NaN",

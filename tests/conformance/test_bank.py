@@ -13,10 +13,10 @@ from app.budget.ledger import Attempt, Kind, release, reserve, settle
 from app.budget.scopes import Payer, Scope, session_scope, task_scope
 from app.domain.errors import NotFound
 from app.domain.task import Subject
-from app.store.port import Operation, Tx
-from tests.conformance.conftest import AnyStore, OpenStore
+from app.store.port import ListenedStore, Operation, Tx
 from tests.support.clock import START_US, FakeClock, yielded
 from tests.support.seeding import drift
+from tests.support.stores import ADAPTERS, OpenStore
 
 WORKERS = 64
 RESERVATIONS = 2_000
@@ -72,7 +72,7 @@ def looking(scopes: Iterable[Scope]) -> Operation[dict[Scope, Balance]]:
 class Bank:
     """Customers that reserve and settle, and a checker that looks at all balances all the time."""
 
-    def __init__(self, store: AnyStore, clock: FakeClock, reservations: int) -> None:
+    def __init__(self, store: ListenedStore, clock: FakeClock, reservations: int) -> None:
         self.store, self.clock = store, clock
         self.reservations = reservations
         self.dearest = 300 * RESERVATIONS // reservations
@@ -179,11 +179,16 @@ class Bank:
 
 
 @pytest.mark.parametrize(
-    "reservations",
+    ("make_store", "reservations"),
     [
-        RESERVATIONS,
-        pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(1_800)]),
+        ("sqlite", RESERVATIONS),
+        ("postgres", 500),
+        *(
+            pytest.param(name, 100_000, marks=[pytest.mark.long, pytest.mark.timeout(3_600)])
+            for name in ADAPTERS
+        ),
     ],
+    indirect=["make_store"],
 )
 async def test_bank_of_sixty_four_customers_never_overshoots(
     open_store: OpenStore, reservations: int

@@ -6,8 +6,7 @@ from app.budget.accounts import balance, open_account
 from app.budget.ledger import Attempt, Kind, reserve, settle
 from app.budget.scopes import SERVICE, session_scope, task_scope
 from app.domain.task import LOCAL_OWNER, Subject
-from app.store.port import Tx
-from tests.conformance.conftest import AnyStore
+from app.store.port import ListenedStore, Tx
 from tests.support.seeding import drift
 
 SUBJECT = Subject("t", "s")
@@ -25,12 +24,12 @@ def opened(tx: Tx) -> None:
         open_account(tx, scope, LOCAL_OWNER, limit)
 
 
-async def held(store: AnyStore) -> list[int]:
+async def held(store: ListenedStore) -> list[int]:
     """What is reserved on each scope."""
     return await store.read(lambda tx: [balance(tx, scope).reserved_nano for scope in SCOPES])
 
 
-async def test_what_was_never_held_cannot_be_freed(store: AnyStore) -> None:
+async def test_what_was_never_held_cannot_be_freed(store: ListenedStore) -> None:
     """The CHECK is the second line: a balance below zero cannot be written at all."""
 
     def op(tx: Tx) -> None:
@@ -41,7 +40,7 @@ async def test_what_was_never_held_cannot_be_freed(store: AnyStore) -> None:
         await store.write(op)
 
 
-async def test_the_guard_lets_nothing_above_the_limit_through(store: AnyStore) -> None:
+async def test_the_guard_lets_nothing_above_the_limit_through(store: ListenedStore) -> None:
     """The statement changes no row: 11 do not fit into what 90 of 100 leave, 10 do."""
 
     def op(tx: Tx) -> list[int]:
@@ -53,7 +52,7 @@ async def test_the_guard_lets_nothing_above_the_limit_through(store: AnyStore) -
     assert await store.write(op) == [1, 0, 1, 0]
 
 
-async def test_a_second_reservation_of_one_attempt_is_refused(store: AnyStore) -> None:
+async def test_a_second_reservation_of_one_attempt_is_refused(store: ListenedStore) -> None:
     """An attempt has one reservation, whatever happens."""
     await store.write(opened)
     await store.write(lambda tx: reserve(tx, attempt_of(1), SCOPES, 10))
@@ -62,7 +61,7 @@ async def test_a_second_reservation_of_one_attempt_is_refused(store: AnyStore) -
     assert await held(store) == [10, 10, 10]
 
 
-async def test_a_reservation_that_fails_on_the_last_scope_is_on_none(store: AnyStore) -> None:
+async def test_a_reservation_that_fails_on_the_last_scope_is_on_none(store: ListenedStore) -> None:
     """The caller raises, and what the scopes before it held is undone with everything else."""
     await store.write(opened)
 
@@ -77,7 +76,7 @@ async def test_a_reservation_that_fails_on_the_last_scope_is_on_none(store: AnyS
     assert await drift(store) == []
 
 
-async def test_a_surplus_counts_against_the_limit(store: AnyStore) -> None:
+async def test_a_surplus_counts_against_the_limit(store: ListenedStore) -> None:
     """What was spent above its reservation leaves less for the next, though no CHECK can refuse it."""
     await store.write(opened)
     await store.write(lambda tx: reserve(tx, attempt_of(1), SCOPES, 10))

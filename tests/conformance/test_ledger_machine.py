@@ -47,11 +47,11 @@ from app.budget.scopes import Payer, Scope, session_scope, task_scope
 from app.domain.task import LOCAL_OWNER, Subject
 from app.journal.events import AttemptPresumed, BudgetWarned
 from app.journal.journal import Recorded
-from app.store.port import Operation, T, Tx
+from app.store.port import ListenedStore, Operation, T, Tx
 from app.worker.recovery import presume_open
-from tests.conformance.conftest import ADAPTERS, AnyStore
 from tests.conformance.ledger_model import Ended, Model, Name
 from tests.support.clock import FakeClock
+from tests.support.stores import ADAPTERS, MakeStore
 
 DAY_S = 86_400
 amounts = st.integers(0, 60)
@@ -113,7 +113,7 @@ def settled_as(ended: Ended | None) -> Settled | None:
 class LedgerMachine(RuleBasedStateMachine):
     """A store with a ledger, and the model beside it."""
 
-    adapter = ""
+    make_store: MakeStore
     tasks = Bundle("tasks")
     held = Bundle("held")
     ended = Bundle("ended")
@@ -131,9 +131,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.count = 0
         self.store = self.opened()
 
-    def opened(self) -> AnyStore:
+    def opened(self) -> ListenedStore:
         """The store on the machine's folder."""
-        store = ADAPTERS[self.adapter](Path(self.folder.name), self.clock)
+        store = self.make_store(Path(self.folder.name), self.clock)
         store.listener = self.heard.extend
         return store
 
@@ -350,16 +350,22 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize(
-    ("histories", "steps"),
+    ("make_store", "histories", "steps"),
     [
-        (80, 40),
-        pytest.param(1_500, 60, marks=[pytest.mark.long, pytest.mark.timeout(1_800)]),
+        ("sqlite", 80, 40),
+        ("postgres", 15, 30),
+        *(
+            pytest.param(name, 1_500, 60, marks=[pytest.mark.long, pytest.mark.timeout(3_600)])
+            for name in ADAPTERS
+        ),
     ],
+    indirect=["make_store"],
 )
-@pytest.mark.parametrize("adapter", sorted(ADAPTERS))
-def test_ledger_stands_where_the_model_stands(adapter, histories, steps):
+def test_ledger_stands_where_the_model_stands(
+    make_store: MakeStore, histories: int, steps: int
+) -> None:
     """Whatever is reserved, ended, lost, raised, lowered and rolled over: the balances are the model's."""
-    machine = type("Machine", (LedgerMachine,), {"adapter": adapter})
+    machine = type("Machine", (LedgerMachine,), {"make_store": staticmethod(make_store)})
     run_state_machine_as_test(
         machine,
         settings=settings(

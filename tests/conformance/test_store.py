@@ -9,8 +9,7 @@ import pytest
 
 from app.domain.errors import StoreUnavailable
 from app.store.persist import persist, shielded
-from app.store.port import Tx
-from tests.conformance.conftest import AnyStore
+from app.store.port import ListenedStore, Tx
 from tests.support.clock import FakeClock, yielded
 
 
@@ -37,7 +36,7 @@ def append(tx: Tx, subject: str) -> int:
     return int(row["seq"])
 
 
-async def numbers(store: AnyStore, subject: str) -> list[int]:
+async def numbers(store: ListenedStore, subject: str) -> list[int]:
     """The numbers of a subject's events."""
     rows = await store.read(
         lambda tx: tx.all("read_events", subject=subject, after=0, limit=10_000)

@@ -104,7 +104,7 @@ WRONG = [
     ("BURSAR_LOG_LEVEL", "verbose", "'DEBUG', 'INFO'"),
     ("BURSAR_SIMULATOR", "maybe", "'off', 'auto' or 'on'"),
     ("BURSAR_ACCESS_LOG", "perhaps", "boolean"),
-    ("BURSAR_DATABASE_URL", "postgres://db.example/bursar", "BURSAR_DATA_DIR"),
+    ("BURSAR_DATABASE_URL", "mysql://db.example/bursar", "postgresql://"),
     ("ANTHROPIC_BASE_URL", "ftp://example", "http:// or https://"),
     ("BURSAR_SECRETS_DIR", "nowhere", "no folder nowhere"),
 ]

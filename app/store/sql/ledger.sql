@@ -27,8 +27,8 @@ WHERE scope = :scope AND id = :id
 -- Ends a reservation: what was held is freed, what was spent is booked, a surplus apart.
 UPDATE accounts SET reserved_nano = reserved_nano - :held_nano,
     spent_nano = spent_nano + :spent_nano, surplus_nano = surplus_nano + :surplus_nano,
-    ceiling_nano = CASE WHEN spent_nano + :spent_nano + reserved_nano - :held_nano > limit_nano
-                        THEN spent_nano + :spent_nano + reserved_nano - :held_nano ELSE limit_nano END
+    ceiling_nano = CASE WHEN reserved_nano - :held_nano + spent_nano + :spent_nano > limit_nano
+                        THEN reserved_nano - :held_nano + spent_nano + :spent_nano ELSE limit_nano END
 WHERE scope = :scope AND id = :id
 RETURNING spent_nano + surplus_nano AS spent_nano, limit_nano, warn_at_nano;
 

@@ -1,12 +1,10 @@
 """A store for accounts and keys."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from app.store.sqlite import SqliteStore
+from app.store.port import ListenedStore
 from tests.support.clock import FakeClock
+from tests.support.stores import OpenStore
 
 
 @pytest.fixture
@@ -16,8 +14,6 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-async def store(tmp_path: Path, clock: FakeClock) -> AsyncIterator[SqliteStore]:
+def store(open_store: OpenStore, clock: FakeClock) -> ListenedStore:
     """An empty store."""
-    opened = SqliteStore(tmp_path / "data", clock)
-    yield opened
-    await opened.close()
+    return open_store(clock)

@@ -1,8 +1,5 @@
 """Accounts: limits that rise and fall, windows that open, warnings that are given once."""
 
-import sqlite3
-from pathlib import Path
-
 import pytest
 
 from app.budget.accounts import (
@@ -21,8 +18,8 @@ from app.budget.scopes import SERVICE, Payer, Scope, session_scope, task_scope
 from app.domain.errors import NotFound
 from app.domain.task import LOCAL_OWNER, Subject
 from app.store.port import Store, Tx
-from app.store.sqlite_file import DATABASE_NAME
 from tests.support.clock import FakeClock
+from tests.support.stores import Look
 
 TASK, SESSION = task_scope("t"), session_scope("acme", "s")
 DAY, MONTH = Scope("service_day", "2026-11-22"), Scope("service_month", "2026-11")
@@ -97,19 +94,19 @@ class TestLimits:
         assert await till.hold(1) is None
 
     async def test_the_ceiling_of_the_check_shrinks_with_what_is_held(
-        self, till: Till, tmp_path: Path
+        self, till: Till, look: Look
     ) -> None:
         """Lowered below what is spent and held, it is that much, until less is left or the limit is back."""
         first, second = await till.hold(40), await till.hold(30)
-        assert _ceiling(tmp_path) == 100
+        assert _ceiling(look) == 100
         await till.limit(10)
-        assert _ceiling(tmp_path) == 70
+        assert _ceiling(look) == 70
         await till.store.write(lambda tx: release(tx, first or ""))
-        assert _ceiling(tmp_path) == 30
+        assert _ceiling(look) == 30
         await till.store.write(lambda tx: settle(tx, second or "", Kind.CONFIRMED, 4))
-        assert _ceiling(tmp_path) == 10
+        assert _ceiling(look) == 10
         await till.limit(20)
-        assert _ceiling(tmp_path) == 20
+        assert _ceiling(look) == 20
 
     async def test_the_limit_of_an_account_that_is_not_there(self, store: Store) -> None:
         """Nothing is made by changing it, and looking at it says so."""
@@ -273,10 +270,6 @@ class TestShared:
         assert await till.spend(1) == (Warned(DAY, 50, 5),)
 
 
-def _ceiling(tmp_path: Path) -> int:
-    connection = sqlite3.connect(tmp_path / "data" / DATABASE_NAME)
-    try:
-        row = connection.execute("SELECT ceiling_nano FROM accounts WHERE scope = 'task'")
-        return int(row.fetchone()[0])
-    finally:
-        connection.close()
+def _ceiling(look: Look) -> int:
+    ((nano,),) = look("SELECT ceiling_nano FROM accounts WHERE scope = 'task'")
+    return int(nano)

@@ -1,17 +1,13 @@
 """A store to keep journals in."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
-from app.store.sqlite import SqliteStore
+from app.store.port import ListenedStore
 from tests.support.clock import FakeClock
+from tests.support.stores import OpenStore
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+def store(open_store: OpenStore) -> ListenedStore:
     """An empty store."""
-    opened = SqliteStore(tmp_path / "data", FakeClock())
-    yield opened
-    await opened.close()
+    return open_store(FakeClock())

@@ -2,14 +2,14 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from app.journal.feed import Feed
 from app.queue.embedded import EmbeddedQueue
-from app.store.sqlite import SqliteStore
+from app.store.port import ListenedStore
 from tests.support.clock import FakeClock
+from tests.support.stores import OpenStore
 
 LIMIT = 50
 
@@ -18,18 +18,17 @@ LIMIT = 50
 class Office:
     """The queue, its store, its clock."""
 
-    store: SqliteStore
+    store: ListenedStore
     queue: EmbeddedQueue
     clock: FakeClock
 
 
 @pytest.fixture
-async def office(tmp_path: Path) -> AsyncIterator[Office]:
+async def office(open_store: OpenStore) -> AsyncIterator[Office]:
     """A queue that hears of every commit; not started yet, stopped afterwards."""
     clock = FakeClock()
-    store = SqliteStore(tmp_path / "data", clock)
+    store = open_store(clock)
     queue = EmbeddedQueue(store, clock, worker="w", limit=LIMIT)
     store.listener = Feed(queue.on_event).publish
     yield Office(store, queue, clock)
     await queue.stop()
-    await store.close()

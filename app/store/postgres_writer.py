@@ -1,0 +1,191 @@
+"""The one connection of a process that writes. Its work is done on one thread, batch by batch.
+
+All replicas' batches are serialised by one advisory lock: an operation sees every write before it, and
+nothing comes between what it reads and what it writes, as in the embedded store.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import psycopg
+
+from app.domain.errors import StoreError
+from app.store.port import Operation
+from app.store.postgres_link import Link, Statement, is_own_fault, store_error
+from app.store.postgres_schema import LOCK, NOW_US
+from app.store.postgres_tx import PostgresTx
+
+_BEGIN = f"""
+BEGIN; SELECT pg_advisory_xact_lock({LOCK});
+INSERT INTO commits (writer, batch, at_us) VALUES ('{{writer}}', {{batch}}, {NOW_US})
+ON CONFLICT (writer) DO UPDATE SET batch = EXCLUDED.batch, at_us = EXCLUDED.at_us
+RETURNING at_us
+"""  # noqa: S608  (nothing in it is anybody's but ours)
+Result = tuple[Any, BaseException | None]
+Batch = tuple[list[Result], list[object]]
+"""A result for each operation, and what is to be told once it is durable."""
+
+
+class Undecided(Exception):  # noqa: N818
+    """The answer to a COMMIT was lost: whether the batch was kept must be looked up."""
+
+    def __init__(self, number: int, outcome: Batch, cause: StoreError) -> None:
+        super().__init__(str(cause))
+        self.number = number
+        self.outcome = outcome
+        self.cause = cause
+
+
+class Writer:
+    """Opens its connection when there is something to write, again whenever it was lost."""
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        statements: Mapping[str, Statement],
+        clock_us: Callable[[], int] | None,
+    ) -> None:
+        self._url = url
+        self._name = name
+        self._statements = statements
+        self._clock_us = clock_us
+        self._number = 0
+        self._link: Link | None = None
+
+    def commit(self, operations: list[Operation[Any]]) -> Batch:
+        """One transaction for all of `operations`, each undone alone when it raises.
+
+        Raises:
+            Undecided: they ran, and nobody knows whether they were kept.
+        """
+        self._number += 1
+        try:
+            link, now_us = self._begin()
+            if len(operations) == 1:
+                outcome = self._run_alone(link, operations[0], now_us)
+            else:
+                outcome = self._run_together(link, operations, now_us)
+        except BaseException as error:  # noqa: BLE001  (every caller must hear of it)
+            self._undo()
+            return [(None, self._in_our_words(error))] * len(operations), []
+        if outcome[0][0][1] is None or len(operations) > 1:
+            try:
+                self._end(link)
+            except psycopg.Error as error:
+                cause = store_error(error, link.place)
+                decided = link.usable  # it was an answer, and it says no
+                self._undo()
+                if not decided:
+                    raise Undecided(self._number, outcome, cause) from error
+                return [(None, cause)] * len(operations), []
+        return outcome
+
+    def decide(self, number: int) -> bool:
+        """Whether the batch of that number was kept. Whoever held the lock for it has ended by then.
+
+        Raises:
+            StoreError: it cannot be said yet.
+        """
+        link: Link | None = None
+        try:
+            link = self._connected()
+            link.simple(f"BEGIN; SELECT pg_advisory_xact_lock({LOCK})")
+            found = link.simple(f"SELECT batch FROM commits WHERE writer = '{self._name}'")  # noqa: S608
+            kept = found.ntuples > 0 and int(found.get_value(0, 0) or 0) >= number
+        except psycopg.Error as error:
+            assert link is not None  # noqa: S101  (what fails to connect raises a StoreError)
+            raise store_error(error, link.place) from error
+        finally:
+            self._undo()
+        return kept
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def _connected(self) -> Link:
+        if self._link is None:
+            self._link = Link(self._url)
+        return self._link
+
+    def _begin(self) -> tuple[Link, int]:
+        """Take the lock; the instant is read after it, so that instants follow the order of commits."""
+        begin = _BEGIN.format(writer=self._name, batch=self._number)
+        fresh = self._link is None
+        link = self._connected()
+        try:
+            found = link.simple(begin)
+        except psycopg.Error:
+            if fresh or link.connected:
+                raise
+            self.close()  # it was lost while nobody used it: nothing was begun on it
+            link = self._connected()
+            found = link.simple(begin)
+        now_us = int(found.get_value(0, 0) or 0)
+        return link, self._clock_us() if self._clock_us else now_us
+
+    def _run_alone(self, link: Link, op: Operation[Any], now_us: int) -> Batch:
+        tx = PostgresTx(link, self._statements, now_us)
+        value, error = self._run_one(link, op, tx)
+        if error is not None:
+            self._undo()
+            return [(None, error)], []
+        return [(value, None)], tx.facts
+
+    def _run_together(self, link: Link, operations: list[Operation[Any]], now_us: int) -> Batch:
+        results, facts = list[Result](), list[object]()
+        link.simple("SAVEPOINT operation")
+        for op in operations:
+            tx = PostgresTx(link, self._statements, now_us)
+            value, error = self._run_one(link, op, tx)
+            if error is None:
+                facts.extend(tx.facts)
+            else:
+                link.simple("ROLLBACK TO operation")
+            results.append((value, error))
+            if len(results) < len(operations):
+                link.simple("RELEASE operation; SAVEPOINT operation")
+        return results, facts
+
+    def _run_one(self, link: Link, op: Operation[Any], tx: PostgresTx) -> Result:
+        """What the operation says, or the error that is its own."""
+        try:
+            value = op(tx)
+        except psycopg.Error as error:
+            if not is_own_fault(error):
+                raise  # the database's trouble is everybody's
+            timed_out = isinstance(error, psycopg.errors.QueryCanceled)
+            return None, store_error(error, link.place) if timed_out else error
+        except Exception as error:  # noqa: BLE001  (it belongs to this operation's caller)
+            return None, error
+        if link.failed:
+            return None, psycopg.errors.InFailedSqlTransaction(
+                "a statement's error was passed over"
+            )
+        return value, None
+
+    def _end(self, link: Link) -> None:
+        said = link.simple("COMMIT").command_status
+        if said != b"COMMIT":
+            raise psycopg.InternalError(f"COMMIT answered {(said or b'nothing').decode()}")
+
+    def _undo(self) -> None:
+        """End the transaction that goes on, if any; a connection that does not is given up."""
+        link = self._link
+        if link is None:
+            return
+        if not link.usable and link.connected:
+            with suppress(psycopg.Error):
+                link.simple("ROLLBACK")
+        if not link.usable:
+            self.close()
+
+    def _in_our_words(self, error: BaseException) -> BaseException:
+        if not isinstance(error, psycopg.Error):
+            return error
+        place = self._link.place if self._link is not None else "The PostgreSQL database"
+        return store_error(error, place)
