@@ -7,6 +7,7 @@ from fastapi import Request, Response
 
 from app.api.services import principal
 from app.api.strict import StrictRoute
+from app.domain.errors import NotFound
 
 
 class GuardedRoute(StrictRoute):
@@ -17,6 +18,14 @@ class GuardedRoute(StrictRoute):
 
         async def guarded(request: Request) -> Response:
             await principal(request)
+            _refuse_nul(request)
             return await handle(request)
 
         return guarded
+
+
+def _refuse_nul(request: Request) -> None:
+    """No id has a NUL in it, and not every store can be asked for one."""
+    for name, value in request.path_params.items():
+        if "\x00" in str(value):
+            raise NotFound(name.removesuffix("_id"), str(value))

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
+from psycopg.rows import dict_row
 
 from app import settings
 from app.domain.clock import Clock
@@ -39,6 +41,8 @@ class Running:
     simulator: Simulator
     """The model's side: its bill, its log of requests, its faults."""
     data_dir: Path
+    database_url: str | None = None
+    """PostgreSQL, where the service runs on it."""
 
     async def submit(self, task: str = "Say hello.", **fields: object) -> dict[str, Any]:
         """POST the task; returns it as accepted. `fields` go into the body."""
@@ -89,6 +93,10 @@ class Running:
 
     def rows(self, statement: str, *values: object) -> list[dict[str, Any]]:
         """What the database says, read past the service."""
+        if self.database_url is not None:
+            with psycopg.connect(self.database_url, row_factory=dict_row) as postgres:
+                asked = statement.replace("%", "%%").replace("?", "%s")
+                return postgres.execute(asked.encode(), values).fetchall()
         connection = sqlite3.connect(f"file:{self.data_dir / 'bursar.db'}?mode=ro", uri=True)
         try:
             connection.row_factory = sqlite3.Row
@@ -110,7 +118,8 @@ async def started(
     chosen = settings.load(_env_file=None, **values)
     async with running(chosen, clock) as service, _client(service) as client:
         assert service.simulator is not None, "use `started_against` for another upstream"
-        yield Running(service, client, service.simulator.simulator, chosen.data_dir)
+        url = chosen.place if isinstance(chosen.place, str) else None
+        yield Running(service, client, service.simulator.simulator, chosen.data_dir, url)
 
 
 @asynccontextmanager
