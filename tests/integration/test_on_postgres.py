@@ -1,7 +1,6 @@
 """The whole service on PostgreSQL."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +14,10 @@ async def bursar(tmp_path: Path, database_url: str) -> AsyncIterator[Running]:
     """A service whose rows are in PostgreSQL."""
     async with started(tmp_path, database_url=database_url) as running:
         yield running
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
 
 
 async def test_tasks_from_post_to_answer(bursar: Running, tmp_path: Path) -> None:
@@ -34,7 +37,7 @@ async def test_tasks_from_post_to_answer(bursar: Running, tmp_path: Path) -> Non
     kinds = [event["type"] for event in await bursar.events(accepted[0]["id"])]
     assert kinds[0] == "task_accepted"
     assert kinds[-1] == "task_finished"
-    assert not os.listdir(tmp_path)
+    assert not _files(tmp_path)
 
 
 @pytest.mark.parametrize(
