@@ -1,8 +1,8 @@
 """One PostgreSQL connection: named statements, prepared once, and its errors in the service's words.
 
 It speaks libpq directly: a statement of the ledger takes a fraction of the CPU that a cursor would take.
-Every parameter is sent as text of no declared type, so that the server infers it from the statement: one plan
-a query, whatever the values are.
+Parameters are sent as text: instants and money are declared as numbers by their names, of everything else the
+server infers the type from the statement. One plan a query, whatever the values are.
 """
 
 import re
@@ -47,7 +47,7 @@ _DONE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 _TEXT, _BINARY = 0, 1
 _NUMBERS = {20, 21, 23, 1700}
 """Types of whole numbers; the sum of such is `numeric`, and whole as well."""
-_BYTEA = 17
+_BIGINT, _BYTEA = 20, 17
 _CORRUPT = {"XX001", "XX002"}
 _STALE_PLAN = "0A000"
 """A table was changed by a newer version: what is prepared must be prepared again, on another connection."""
@@ -64,6 +64,11 @@ class Statement:
     name: bytes
     text: bytes
     parameters: tuple[str, ...]
+
+    @property
+    def types(self) -> list[int]:
+        """What each parameter is; 0 where the server is to say."""
+        return [_BIGINT if name.endswith(("_us", "_nano")) else 0 for name in self.parameters]
 
 
 def statement(name: str, query: str) -> Statement:
@@ -146,7 +151,7 @@ class Link:
         """
         values = [_sent(params[name]) for name in wanted.parameters]
         if wanted.name not in self._prepared:
-            self._checked(self._pg.prepare(wanted.name, wanted.text))
+            self._checked(self._pg.prepare(wanted.name, wanted.text, wanted.types))
             self._prepared.add(wanted.name)
         formats = [
             _BINARY if isinstance(params[name], bytes) else _TEXT for name in wanted.parameters
