@@ -193,6 +193,7 @@ async def test_the_dispatcher_keeps_to_the_limits(office):
         await queue.stop()
 
 
+@pytest.mark.parametrize("make_store", ["sqlite"], indirect=True)  # its own way to count steps
 async def test_ten_thousand_held_tasks_cost_a_claim_nothing(office):
     """Each is looked at once. After that a claim takes as many steps of the database as with none of them."""
     await accepted(office.store, "template")

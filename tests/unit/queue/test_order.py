@@ -104,6 +104,7 @@ async def test_put_off_tasks_survive_a_restart(office):
     assert claim.subject.task_id == "later"
 
 
+@pytest.mark.parametrize("make_store", ["sqlite"], indirect=True)  # its own way to show a plan
 async def test_many_put_off_tasks_are_not_looked_at(office):
     """Whoever is due is found without passing those that are not: they are in another index."""
 
