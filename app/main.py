@@ -48,6 +48,7 @@ from app.tools.builtin import builtin_tools
 from app.tools.errors import ToolSetupError
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
+from app.worker.housekeeper import Housekeeper
 from app.worker.pool import WorkerPool
 from app.worker.recovery import take_over
 
@@ -65,6 +66,7 @@ class Service:
     provider: Provider
     tools: ToolRegistry
     simulator: RunningServer | None
+    housekeeper: Housekeeper
     grace_s: float
 
     async def drain(self) -> None:
@@ -80,6 +82,7 @@ class Service:
 
     async def close(self) -> None:
         """Let go of everything; call `drain` first."""
+        await self.housekeeper.stop()
         await self.provider.close()
         self.tools.close()
         if self.simulator is not None:
@@ -226,9 +229,11 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     )
     loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
     pool = WorkerPool(store, queue, loop, turns, clock, slots=settings.workers)
+    housekeeper = Housekeeper(clock, store.empty_log)
     feed = Feed(
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
     )
+    feed.add_view(housekeeper.on_event)
     store.listener = feed.publish
     services = Services(
         gate=Gate(store, clock, required=settings.auth == "required"),
@@ -247,7 +252,9 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     metrics.running.set_function(lambda: pool.running)
     app = create_app(__version__)
     app.state.services = services
-    return Service(app, services, pool, store, provider, tools, simulator, settings.grace_s)
+    return Service(
+        app, services, pool, store, provider, tools, simulator, housekeeper, settings.grace_s
+    )
 
 
 def _agent_loop(  # noqa: PLR0917  (see `wire`)
@@ -305,6 +312,7 @@ async def begin(service: Service, settings: Settings) -> None:
         _log.warning("tasks_rescued", extra={"count": rescued})
     await service.services.queue.start()
     service.pool.start()
+    service.housekeeper.start()
 
 
 def _today(clock: Clock) -> date:

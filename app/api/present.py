@@ -43,6 +43,7 @@ def accepted_task(submission: Submission, at_us: int, *, simulated: bool) -> dic
         started_at=None,
         finished_at=None,
         deadline_at=rfc3339(max(at_us, spec.run_at_us or 0) + int(spec.deadline_s * US_PER_S)),
+        erased_at=None,
         simulated=simulated,
         subtasks_cost_usd=0.0,
         **_money(spec.budget_nano, 0, 0),
@@ -67,6 +68,7 @@ def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[st
         started_at=_instant(row["started_at_us"]),
         finished_at=_instant(row["finished_at_us"]),
         deadline_at=rfc3339(row["deadline_at_us"]),
+        erased_at=_instant(row["erased_at_us"]),
         simulated=simulated,
         # The account has what sub-tasks drew on it, too; the task's cost is what its own lines say.
         subtasks_cost_usd=usd_from_nano(row["spent_nano"] - used["spent_nano"]),
@@ -74,6 +76,8 @@ def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[st
         **_used(used),
     )
     shown["cost_usd"] = usd_from_nano(used["spent_nano"])
+    if row["erased_at_us"] is not None:
+        shown["task"] = None
     return shown
 
 

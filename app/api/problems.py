@@ -19,6 +19,7 @@ from app.domain.errors import (
     StoreFull,
     SubmissionRefused,
     TaskFinished,
+    TaskUnfinished,
     Unauthorized,
 )
 from app.domain.money import usd_from_nano
@@ -119,6 +120,17 @@ def _finished(error: TaskFinished) -> Response:
     )
 
 
+def _unfinished(error: TaskUnfinished) -> Response:
+    return problem(
+        409,
+        "task-unfinished",
+        "The task has not ended.",
+        str(error),
+        task_id=error.task_id,
+        task_status=error.status,
+    )
+
+
 def _budget(error: BudgetExhausted) -> Response:
     return problem(
         402,
@@ -203,6 +215,7 @@ _HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     Unauthorized: _unauthorized,
     NotFound: _not_found,
     TaskFinished: _finished,
+    TaskUnfinished: _unfinished,
     BudgetExhausted: _budget,
     QueueFull: _queue_full,
     Stopping: _stopping,

@@ -246,7 +246,7 @@ class TaskOut(BaseModel):
     )
     error: TaskErrorOut | None
     paused: PausedOut | None = Field(description="Set exactly when the status is `paused`.")
-    task: str
+    task: str | None = Field(description="What was asked; unset once it is erased.")
     complexity: Complexity
     model: str
     model_reason: str
@@ -277,6 +277,9 @@ class TaskOut(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     deadline_at: datetime
+    erased_at: datetime | None = Field(
+        description="When its prompts, answers and tool data were erased."
+    )
     simulated: bool = Field(description="Answered by the built-in simulator, not by a real model.")
     links: dict[str, str]
 

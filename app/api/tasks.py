@@ -1,4 +1,4 @@
-"""/tasks: submit, look, list, cancel."""
+"""/tasks: submit, look, list, cancel, erase."""
 
 import base64
 import binascii
@@ -20,6 +20,7 @@ from app.domain.task import Subject, TaskStatus
 from app.journal.events import TaskBudgetSet
 from app.journal.journal import append
 from app.queue import verbs
+from app.queue.erasing import erase
 from app.store.port import Tx
 
 router = APIRouter(route_class=GuardedRoute, tags=["tasks"])
@@ -150,6 +151,29 @@ async def cancel_task(request: Request, task_id: str) -> Response:
     status = await services.store.write(lambda tx: verbs.cancel(tx, who.owner, task_id))
     task = await read_task(services, who, task_id)
     return present.json(task, 200 if status.terminal else 202, {"Location": f"/tasks/{task_id}"})
+
+
+@router.delete(
+    "/tasks/{task_id}",
+    status_code=204,
+    response_class=Response,
+    responses={
+        **_NOT_FOUND,
+        409: {
+            "model": Problem,
+            "description": "It has not ended; `task_status` says how it stands.",
+        },
+    },
+    summary="Erase a task's content",
+)
+async def delete_task(request: Request, task_id: str) -> Response:
+    """Erase what a finished task was asked and answered, and its tools' data. What it did and cost stays.
+
+    Asking again changes nothing.
+    """
+    services, who = await principal(request)
+    await services.store.write(lambda tx: erase(tx, who.owner, task_id))
+    return Response(status_code=204)
 
 
 @router.put(

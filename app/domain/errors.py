@@ -4,6 +4,7 @@ BursarError
   + Unauthorized          no API key, where one is needed, or one that opens nothing
   + NotFound              no such task or session for this owner
   + TaskFinished          asked to change a task that has ended
+  + TaskUnfinished        asked for what only a task that has ended allows
   + QueueFull             the queue's bound is reached
   + Stopping              the service takes no new work
   + SubmissionRefused     a submission that can never run (unknown model, unknown tool, …)
@@ -42,6 +43,15 @@ class TaskFinished(BursarError):  # noqa: N818
         self.task_id = task_id
         self.status = status
         self.outcome = outcome
+
+
+class TaskUnfinished(BursarError):  # noqa: N818
+    """Asked for what only a task that has ended allows."""
+
+    def __init__(self, task_id: str, status: str) -> None:
+        super().__init__(f"Task {task_id} has not ended: it is {status}. Cancel it first.")
+        self.task_id = task_id
+        self.status = status
 
 
 class QueueFull(BursarError):  # noqa: N818

@@ -16,6 +16,8 @@ class Event:
 
     name: ClassVar[str]
     level: ClassVar[int] = INFO
+    quoting: ClassVar[tuple[str, ...]] = ()
+    """Fields that may quote what was asked or answered: emptied when the task is erased, as the body is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class AttemptFailed(Event):
 
     name: ClassVar[str] = "attempt_failed"
     level: ClassVar[int] = WARNING
+    quoting: ClassVar[tuple[str, ...]] = ("error_message",)
     step: int
     attempt: int
     model: str
@@ -239,6 +242,7 @@ class ToolStarted(Event):
     """The model asked for a tool; written before it runs, so that a crash cannot hide that it ran."""
 
     name: ClassVar[str] = "tool_started"
+    quoting: ClassVar[tuple[str, ...]] = ("tool", "input_keys")
     step: int
     call_id: str
     tool: str
@@ -251,6 +255,7 @@ class ToolFinished(Event):
     """The tool's outcome. What the model is told is the entry's body."""
 
     name: ClassVar[str] = "tool_finished"
+    quoting: ClassVar[tuple[str, ...]] = ("tool", "error_message")
     step: int
     call_id: str
     tool: str
@@ -274,6 +279,7 @@ class TaskFinished(Event):
     """The task has ended; nothing follows."""
 
     name: ClassVar[str] = "task_finished"
+    quoting: ClassVar[tuple[str, ...]] = ("error_message",)
     status: str
     outcome: str
     steps: int
@@ -283,6 +289,13 @@ class TaskFinished(Event):
     duration_s: float
     error_type: str | None = None
     error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskErased(Event):
+    """Prompts, answers and tool data are gone, from this journal, too; money and skeleton stay."""
+
+    name: ClassVar[str] = "task_erased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +338,7 @@ EVENTS: dict[str, type[Event]] = {
         ToolFinished,
         CancelRequested,
         TaskFinished,
+        TaskErased,
         TaskBudgetSet,
         SessionBudgetSet,
     )

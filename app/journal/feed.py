@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 from app.domain.task import Subject
-from app.journal.events import TaskFinished
+from app.journal.events import TaskErased, TaskFinished
 from app.journal.hints import Hint
 from app.journal.journal import Recorded, read
 from app.store.port import Store
@@ -68,7 +68,7 @@ class Feed:
                 if page:
                     after = page[-1].seq
                     yield page
-                    if isinstance(page[-1].event, TaskFinished):
+                    if isinstance(page[-1].event, TaskFinished | TaskErased):
                         return
                 elif await self.woken(woken, max(idle_at_s - _now_s(), 0)):
                     continue

@@ -18,6 +18,7 @@ from app.domain.errors import StoreUnavailable
 from app.store.port import CommitListener, Operation, T
 from app.store.queries import load_queries
 from app.store.sqlite_file import (
+    BUSY_TIMEOUT_S,
     DATABASE_NAME,
     connect_again,
     open_beside,
@@ -92,6 +93,31 @@ class SqliteStore:
             connection.close()
         if self._lock is not None:
             self._lock.close()
+
+    async def empty_log(self) -> bool:
+        """Bring the write-ahead log into the file and cut it to nothing: it still has what was deleted since.
+
+        Returns:
+            False when a reader of an earlier state stands in the way; nobody waited for it.
+
+        Raises:
+            StoreError: it cannot be done.
+        """
+        if self._closed:
+            raise StoreUnavailable("The store is closed.")
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._empty_log)
+
+    def _empty_log(self) -> bool:
+        connection = self._connection
+        try:
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1_000)}")
+        except sqlite3.Error as error:
+            raise store_error(error, self._path) from error
+        return not busy
 
     async def _flush(self) -> None:
         loop = asyncio.get_running_loop()

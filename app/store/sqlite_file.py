@@ -127,6 +127,7 @@ def connect_again(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, too
         if read_only:
             connection.execute("PRAGMA query_only=ON")
     except sqlite3.Error as error:

@@ -8,6 +8,7 @@ import pytest
 from app.store.port import Tx
 from app.store.queries import load_queries
 from tests.conformance.turns_story import TURNS_STORY, task
+from tests.conformance.upkeep_story import UPKEEP_STORY
 from tests.conformance.uses import Use, changes, finds
 
 TASK = {"scope": "task", "id": "t"}
@@ -300,6 +301,7 @@ STORY = (
     ),
     finds("read_events", 1, {"seq": 1, "body": b"\x00\xff"}, subject="t", after=0, limit=5),
     finds("read_events", 0, None, subject="t", after=1, limit=5),
+    *UPKEEP_STORY,
     *USAGE_STORY,
     *KEYS_STORY,
     *TURNS_STORY,

@@ -21,7 +21,13 @@ from app.domain.errors import (
 from app.store.port import Tx
 from app.store.queries import load_migrations
 from app.store.sqlite import SqliteStore
-from app.store.sqlite_file import DATABASE_NAME, connect, statements_of, store_error
+from app.store.sqlite_file import (
+    DATABASE_NAME,
+    connect,
+    connect_again,
+    statements_of,
+    store_error,
+)
 from tests.support.clock import FakeClock
 
 OPENS_IT = """
@@ -304,3 +310,22 @@ async def test_killed_process_leaves_what_was_acknowledged(folder):
         assert store._connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     finally:
         await store.close()
+
+
+async def test_the_log_is_emptied_unless_somebody_reads(store: SqliteStore, folder: Path) -> None:
+    """Nobody is waited for: a reader of an earlier state makes it fail at once, and then it works."""
+    log = folder / f"{DATABASE_NAME}-wal"
+    await store.write(lambda tx: tx.run("open_session", owner="o", id="one", now_us=1))
+    reader = connect_again(folder / DATABASE_NAME, read_only=True)
+    reader.execute("BEGIN")
+    reader.execute("SELECT COUNT(*) FROM sessions").fetchone()
+    await store.write(lambda tx: tx.run("open_session", owner="o", id="two", now_us=1))
+    assert await store.empty_log() is False
+    assert log.stat().st_size > 0
+    reader.close()
+    assert await store.empty_log() is True
+    assert log.stat().st_size == 0
+    await store.write(lambda tx: tx.run("open_session", owner="o", id="three", now_us=1))
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await store.empty_log()
