@@ -69,7 +69,7 @@ async def test_at_the_start_and_after_each_erasure(keeper: Housekeeper, log: Log
 
 async def test_a_reader_in_the_way(log_lines: LineChecker) -> None:
     """It is tried again, after a failure of the store and after a bug, too, until it works."""
-    log = Log(False, StoreFull("full"), ValueError("bug"), False, True)  # noqa: FBT003
+    log = Log(False, StoreFull("full"), ValueError("bug"), False, True)
     keeper = Housekeeper(FakeClock(), log.empty)
     keeper.start()
     await log.tries_become(5)
