@@ -24,6 +24,7 @@ ENDPOINTS = {
     ("get", "/tasks"),
     ("get", "/tasks/{task_id}"),
     ("post", "/tasks/{task_id}/cancel"),
+    ("delete", "/tasks/{task_id}"),
     ("get", "/tasks/{task_id}/events"),
     ("get", "/sessions/{session_id}"),
     ("get", "/sessions/{session_id}/usage"),
