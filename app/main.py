@@ -229,7 +229,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     )
     loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
     pool = WorkerPool(store, queue, loop, turns, clock, slots=settings.workers)
-    housekeeper = Housekeeper(clock, store.empty_log)
+    housekeeper = Housekeeper(clock, store.empty_log if isinstance(store, SqliteStore) else _no_log)
     feed = Feed(
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
     )
@@ -255,6 +255,11 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     return Service(
         app, services, pool, store, provider, tools, simulator, housekeeper, settings.grace_s
     )
+
+
+async def _no_log() -> bool:
+    """PostgreSQL looks after its own."""
+    return True
 
 
 def _agent_loop(  # noqa: PLR0917  (see `wire`)
