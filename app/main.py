@@ -21,6 +21,7 @@ from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock, SystemClock
 from app.domain.errors import StoreUnavailable
 from app.domain.ids import new_id
+from app.domain.lease import Lease
 from app.domain.money import nano_from_usd
 from app.journal.feed import Feed
 from app.journal.views import LogView, MetricsView
@@ -49,8 +50,8 @@ from app.tools.errors import ToolSetupError
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
 from app.worker.housekeeper import Housekeeper
+from app.worker.keeper import LeaseKeeper, LeaseTerms
 from app.worker.pool import WorkerPool
-from app.worker.recovery import take_over
 
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Service:
     app: FastAPI
     services: Services
     pool: WorkerPool
+    keeper: LeaseKeeper
     store: ListenedStore
     provider: Provider
     tools: ToolRegistry
@@ -77,8 +79,10 @@ class Service:
         self.pool.begin_drain()
         _log.info("draining", extra={"running": self.pool.running})
         self.services.feed.stop()
+        await self.keeper.stop_rescuing()
         await self.services.queue.stop()
         await self.pool.stop(self.grace_s)
+        await self.keeper.leave()
 
     async def close(self) -> None:
         """Let go of everything; call `drain` first."""
@@ -218,17 +222,17 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
 ) -> Service:
     """Put the parts together; nothing runs yet."""
     metrics, turns = Metrics(__version__), Turns()
-    worker = new_id("worker", clock.now_us())
+    lease = Lease(new_id("worker", clock.now_us()))
     queue = EmbeddedQueue(
         store,
         clock,
-        worker=worker,
+        lease=lease,
         limit=settings.queue_limit,
         paused_limit=settings.paused_limit,
         caps=Caps(settings.session_concurrency, settings.key_concurrency),
     )
     loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
-    pool = WorkerPool(store, queue, loop, turns, clock, slots=settings.workers)
+    pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=settings.workers)
     housekeeper = Housekeeper(clock, store.empty_log if isinstance(store, SqliteStore) else _no_log)
     feed = Feed(
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
@@ -252,14 +256,42 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     metrics.running.set_function(lambda: pool.running)
     app = create_app(__version__)
     app.state.services = services
+    keeper = _keeper(settings, clock, store, lease, pool, metrics)
     return Service(
-        app, services, pool, store, provider, tools, simulator, housekeeper, settings.grace_s
+        app,
+        services,
+        pool,
+        keeper,
+        store,
+        provider,
+        tools,
+        simulator,
+        housekeeper,
+        settings.grace_s,
     )
 
 
 async def _no_log() -> bool:
     """PostgreSQL looks after its own."""
     return True
+
+
+def _keeper(
+    settings: Settings,
+    clock: Clock,
+    store: ListenedStore,
+    lease: Lease,
+    pool: WorkerPool,
+    metrics: Metrics,
+) -> LeaseKeeper:
+    def on_lost() -> None:
+        metrics.leases_lost.inc()
+        pool.abandon()
+
+    terms = LeaseTerms(settings.heartbeat_s, settings.lease_s, settings.run_limit)
+    return LeaseKeeper(
+        store, clock, lease, terms, slots=settings.workers, alone=store.alone, on_lost=on_lost
+    )
 
 
 def _agent_loop(  # noqa: PLR0917  (see `wire`)
@@ -312,9 +344,7 @@ async def begin(service: Service, settings: Settings) -> None:
             named["retires_on"] = ending.retires_on.isoformat()
         _log.warning("model_retiring", extra=named)
     await service.store.write(lambda tx: set_service_limits(tx, service_limits(settings)))
-    rescued = await take_over(service.store, "")
-    if rescued:
-        _log.warning("tasks_rescued", extra={"count": rescued})
+    await service.keeper.start()
     await service.services.queue.start()
     service.pool.start()
     service.housekeeper.start()

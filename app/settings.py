@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.domain.money import MAX_USD
@@ -140,6 +140,19 @@ class Settings(BaseSettings):
         le=10_000,
         description="Tasks of one API key that run at once, at most, unless the key has a limit of its own.",
     )
+    heartbeat_s: Annotated[float, Field(ge=0.1, le=600)] = Field(
+        5.0, description="Seconds between two renewals of this process's lease on its tasks."
+    )
+    lease_s: Annotated[float, Field(ge=0.2, le=3_600)] = Field(
+        15.0,
+        description="Seconds without a renewal after which others take its tasks over; at least two heartbeats.",
+    )
+    run_limit: int = Field(
+        5,
+        ge=1,
+        le=1_000,
+        description="Runs in a row that may crash without a finished step; then the task has failed.",
+    )
     grace_s: Annotated[float, Field(ge=0, le=3_600)] = Field(
         25.0, description="Seconds a stop may take before running calls are interrupted."
     )
@@ -202,6 +215,15 @@ class Settings(BaseSettings):
             message = "must be an address such as https://host or http://host:8787"
             raise ValueError(message)
         return value
+
+    @model_validator(mode="after")
+    def _lease_outlives_a_heartbeat(self) -> Self:
+        if self.lease_s < 2 * self.heartbeat_s:
+            message = (
+                f"BURSAR_LEASE_S must be at least twice BURSAR_HEARTBEAT_S ({self.heartbeat_s:g})"
+            )
+            raise ValueError(message)
+        return self
 
     @property
     def routes(self) -> dict[Complexity, str]:

@@ -10,6 +10,7 @@ BursarError
   + SubmissionRefused     a submission that can never run (unknown model, unknown tool, …)
   + BudgetExhausted       spent money leaves less than a minimal call
   + StaleLease            a write by a run that no longer holds its task
+  + LeaseLost             a claim by a worker whose lease is gone or has expired
   + StoreError
       + StoreUnavailable  locked, unreachable or failing; may pass
       + StoreFull         no space left
@@ -109,6 +110,10 @@ class BudgetExhausted(BursarError):  # noqa: N818
 
 class StaleLease(BursarError):  # noqa: N818
     """A write by a run that no longer holds its task: refused, and the run must stop."""
+
+
+class LeaseLost(BursarError):  # noqa: N818
+    """A claim by a worker whose lease is gone or has expired: it must renew it, or take a new one."""
 
 
 class StoreError(BursarError):

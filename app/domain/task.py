@@ -155,3 +155,5 @@ class Claim:
     created_at_us: int
     deadline_at_us: int
     step_count: int
+    worker: str
+    """Who claimed it; without that worker's lease the run is void."""

@@ -55,7 +55,8 @@ class TaskRequeued(Event):
 
     name: ClassVar[str] = "task_requeued"
     reason: str
-    """`drain`, `retry_wait` or `budget_contention`; `restart` for what a dead process left."""
+    """`drain`, `retry_wait`, `budget_contention` or `store_failed`; `restart` and `lease_expired` for what a dead
+    process left."""
     available_at_us: int
 
 

@@ -106,7 +106,7 @@ class MetricsView:
         match entry.event:
             case TaskAccepted():
                 metrics.accepted.inc()
-            case TaskRequeued(reason="restart"):
+            case TaskRequeued(reason="restart" | "lease_expired"):
                 metrics.orphans.inc()
             case TaskFinished(status=status, outcome=outcome, duration_s=duration_s):
                 metrics.tasks.labels(status, outcome).inc()

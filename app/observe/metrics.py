@@ -85,6 +85,11 @@ class Metrics:
             "Tasks put back that a dead process was running.",
             registry=registry,
         )
+        self.leases_lost = Counter(
+            "bursar_leases_lost",
+            "Times this process lost its lease and stopped its runs.",
+            registry=registry,
+        )
         self.tokens = Counter("bursar_tokens", "Tokens, by meter.", ["meter"], registry=registry)
         self._define_gauges(version)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from app.domain.clock import US_PER_S, Clock, Wall
-from app.domain.errors import QueueFull, Stopping, StoreError
+from app.domain.errors import LeaseLost, QueueFull, Stopping, StoreError
+from app.domain.lease import Lease
 from app.domain.task import Claim
 from app.journal.events import (
     TaskAccepted,
@@ -37,14 +38,14 @@ class EmbeddedQueue:
         store: Store,
         clock: Clock,
         *,
-        worker: str,
+        lease: Lease,
         limit: int,
         paused_limit: int = PAUSED_LIMIT,
         caps: Caps = NO_CAPS,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._worker = worker
+        self._lease = lease
         self._limit = limit
         self._paused_limit = paused_limit
         self._caps = caps
@@ -159,10 +160,8 @@ class EmbeddedQueue:
         """Claim as many tasks as workers are free; sleep until there is something to do."""
         while not self._stopping:
             self._woken.clear()
-            free = min(self._hungry - self._buffer.qsize(), CLAIM_LIMIT)
             try:
-                if free > 0 and self._waiting:
-                    await self._claim(free)
+                await self._claim(min(self._hungry - self._buffer.qsize(), CLAIM_LIMIT))
                 if self._clock.monotonic_s() >= self._next_sweep_s:
                     self._next_sweep_s = self._clock.monotonic_s() + SWEEP_INTERVAL_S
                     await self._sweep()
@@ -176,9 +175,16 @@ class EmbeddedQueue:
                 await asyncio.wait_for(self._woken.wait(), SWEEP_INTERVAL_S)
 
     async def _claim(self, free: int) -> None:
-        claims, more = await self._store.write(
-            lambda tx: verbs.claim_some(tx, self._worker, free, self._caps)
-        )
+        """Take tasks for `free` workers; none while the lease is not renewed."""
+        if free <= 0 or not self._waiting:
+            return
+        try:
+            claims, more = await self._store.write(
+                lambda tx: verbs.claim_some(tx, self._lease.worker, free, self._caps)
+            )
+        except LeaseLost:
+            self._lease.want_renewal()
+            return
         for claim in claims:
             self._buffer.put_nowait(claim)
         if (

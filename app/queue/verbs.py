@@ -31,6 +31,7 @@ from app.journal.events import (
 )
 from app.journal.events import TaskFinished as Finished
 from app.journal.journal import append
+from app.queue import leases
 from app.queue.caps import NO_CAPS, Caps, Room, in_force
 from app.store.port import Row, Tx
 
@@ -69,12 +70,17 @@ def enqueue(
 
 
 def claim(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> list[Claim]:
-    """Take up to `limit` tasks that may start now, those of the lowest rank first."""
+    """Take up to `limit` tasks that may start now, those of the lowest rank first.
+
+    Raises:
+        LeaseLost: the worker's own lease is gone or has expired.
+    """
     return claim_some(tx, worker, limit, caps)[0]
 
 
 def claim_some(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> tuple[list[Claim], bool]:
     """The same, and whether it broke off before it had seen everything: then claim again, soon."""
+    leases.require(tx, worker)
     due = tx.run("release_due", now_us=tx.now_us, limit=SCAN_LIMIT)
     if in_force(tx, caps):
         rows, more = _within(tx, worker, limit, Room(tx, caps))
@@ -86,7 +92,12 @@ def claim_some(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> tuple[l
 
 
 def claim_one(tx: Tx, worker: str, task_id: str, caps: Caps = NO_CAPS) -> Claim | None:
-    """Take this task, whatever its rank; None when it may not start now."""
+    """Take this task, whatever its rank; None when it may not start now.
+
+    Raises:
+        LeaseLost: the worker's own lease is gone or has expired.
+    """
+    leases.require(tx, worker)
     row = tx.one("waiting_task", id=task_id, now_us=tx.now_us)
     if row is None:
         return None
@@ -127,8 +138,12 @@ def _claimed(tx: Tx, worker: str, row: Row) -> Claim:
     return taken
 
 
-def give_back(tx: Tx, subject: Subject, reason: str, available_at_us: int) -> bool:
+def give_back(
+    tx: Tx, subject: Subject, reason: str, available_at_us: int, *, crashed: bool = False
+) -> bool:
     """Return a running task to the queue, not to be claimed before `available_at_us`.
+
+    A run that `crashed` counts against the task, until one finishes a step.
 
     Returns:
         False when the run no longer holds it, or somebody asked to cancel it.
@@ -139,6 +154,7 @@ def give_back(tx: Tx, subject: Subject, reason: str, available_at_us: int) -> bo
         run=subject.run,
         available_at_us=available_at_us,
         now_us=tx.now_us,
+        crashed=int(crashed),
     )
     if changed:
         append(tx, subject, TaskRequeued(reason=reason, available_at_us=available_at_us))
@@ -286,6 +302,7 @@ def claim_of(row: Row) -> Claim:
         row["created_at_us"],
         row["deadline_at_us"],
         row["step_count"],
+        row["lease_owner"],
     )
 
 

@@ -76,3 +76,8 @@ class ListenedStore(Store, Protocol):
     """A store, and who hears of its commits."""
 
     listener: CommitListener
+
+    @property
+    def alone(self) -> bool:
+        """Nobody else runs tasks from it: what is held when it is opened was left by a dead process."""
+        ...

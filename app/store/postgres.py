@@ -41,6 +41,9 @@ class PostgresStore:
         StoreError: the database cannot be reached or used, or is newer than this version.
     """
 
+    alone = False
+    """Other processes may run tasks from it."""
+
     def __init__(self, url: str, clock: Clock | None = None, *, make: bool = True) -> None:
         self._url = url
         self._clock = clock

@@ -53,6 +53,7 @@ class SqliteStore:
         self._clock = clock
         self._queries = load_queries()
         self._lock: IO[str] | None = None
+        self.alone = alone
         if alone:
             self._connection, self._lock = open_locked(folder, clock.now_us())
         else:

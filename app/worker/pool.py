@@ -12,9 +12,10 @@ from app.budget.scopes import Payer
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted, StaleLease, StoreError
+from app.domain.lease import Lease
 from app.domain.task import Claim, Conclusion, Outcome, TaskError
 from app.journal.events import CancelRequested, TaskFinished
-from app.journal.journal import Recorded, read_all
+from app.journal.journal import Recorded, fence, read_all
 from app.llm.call import Parked, Paused
 from app.queue import verbs
 from app.queue.port import Queue
@@ -45,6 +46,7 @@ class WorkerPool:
         loop: AgentLoop,
         turns: Turns,
         clock: Clock,
+        lease: Lease,
         *,
         slots: int,
     ) -> None:
@@ -53,6 +55,7 @@ class WorkerPool:
         self._loop = loop
         self._turns = turns
         self._clock = clock
+        self._lease = lease
         self._slots = slots
         self._workers: list[asyncio.Task[None]] = []
         self._running: dict[str, asyncio.Task[Any]] = {}
@@ -91,6 +94,11 @@ class WorkerPool:
             _, stuck = await asyncio.wait(late, timeout=HAND_BACK_S)
             for worker in stuck:
                 worker.cancel()
+
+    def abandon(self) -> None:
+        """The lease is lost: stop every run at once. Whoever takes the tasks over decides what becomes of them."""
+        for run in list(self._running.values()):
+            run.cancel("lease_lost")
 
     def on_event(self, entry: Recorded) -> None:
         """A cancel that was asked for interrupts the run at once, or as soon as it begins."""
@@ -133,8 +141,9 @@ class WorkerPool:
             Whether the task keeps its turn in a budget's line.
 
         Raises:
-            StaleLease: another run holds the task by now.
+            StaleLease: another run holds the task by now, or may.
         """
+        self._check(claim)
         task_id, this = claim.subject.task_id, asyncio.current_task()
         assert this is not None  # noqa: S101
         self._running[task_id] = this  # from here on a cancel can be answered
@@ -144,7 +153,11 @@ class WorkerPool:
                 return False
             return await self._worked(claim)
         finally:
-            del self._running[task_id]
+            if (
+                self._running.get(task_id) is this
+            ):  # else the task came back before this run had ended
+                del self._running[task_id]
+                self._cancelled.discard(task_id)
 
     async def _worked(self, claim: Claim) -> bool:
         try:
@@ -215,8 +228,21 @@ class WorkerPool:
 
         return Job(claim, transcript, _payer(claim), conclude, deadline_s)
 
+    def _check(self, claim: Claim) -> None:
+        """Make sure that the lease it was claimed under is still this process's.
+
+        Raises:
+            StaleLease: it was lost; nothing of the task may be changed any more.
+        """
+        if claim.worker != self._lease.worker:
+            message = f"the lease of {claim.worker} on task {claim.subject.task_id} is lost"
+            raise StaleLease(message)
+
     async def _finish(self, claim: Claim, conclusion: Conclusion) -> None:
+        self._check(claim)
+
         def op(tx: Tx) -> int:
+            fence(tx, claim.subject)
             presumed_count = presume_open(tx, claim.subject, conclusion.outcome)
             verbs.finish(tx, claim.subject, conclusion)
             return presumed_count
@@ -233,8 +259,10 @@ class WorkerPool:
 
     async def _let_go(self, claim: Claim, reason: str, leave: Callable[[Tx], bool]) -> None:
         """End the run but not the task; a cancel that came meanwhile is carried out instead."""
+        self._check(claim)
 
         def op(tx: Tx) -> int:
+            fence(tx, claim.subject)
             presumed_count = presume_open(tx, claim.subject, reason)
             if not leave(tx):
                 cancelled = Conclusion(Outcome.CANCELLED)

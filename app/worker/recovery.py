@@ -1,12 +1,18 @@
 """What a crash or an interruption left behind: calls in flight, tasks nobody runs. Inside a transaction."""
 
+import logging
+
 from app.budget.ledger import Kind, open_attempts, settle
-from app.domain.task import Conclusion, Outcome, Subject, TaskStatus
+from app.domain.task import Conclusion, Outcome, Subject, TaskError, TaskStatus
 from app.journal.events import AttemptPresumed
 from app.journal.journal import append
 from app.llm.booking import tell
 from app.queue import verbs
 from app.store.port import Store, Tx
+
+_log = logging.getLogger(__name__)
+RESCUE_LIMIT = 32
+"""Tasks put back in one transaction, at most: nobody's write waits long behind it."""
 
 
 def presume_open(tx: Tx, subject: Subject, reason: str) -> int:
@@ -35,24 +41,54 @@ def presume_open(tx: Tx, subject: Subject, reason: str) -> int:
     return len(lost)
 
 
-async def take_over(store: Store, worker: str) -> int:
-    """Put back into the queue what a dead process was running; end what it was cancelling.
+def rescue(tx: Tx, reason: str, run_limit: int) -> int:
+    """Put back into the queue what belongs to nobody any more; end what was being cancelled, or crashes for ever.
 
-    The data directory's lock says that no other process can hold a task. Call before the first claim.
+    Returns:
+        How many tasks it was, `RESCUE_LIMIT` at most: call again until there are none.
+    """
+    rows = tx.all("orphaned_tasks", limit=RESCUE_LIMIT)
+    for row in rows:
+        subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
+        presume_open(tx, subject, reason)
+        if row["status"] == TaskStatus.CANCELLING:
+            verbs.finish(tx, subject, Conclusion(Outcome.CANCELLED))
+        elif row["crash_count"] + 1 >= run_limit:
+            verbs.finish(tx, subject, _crashed(row["crash_count"] + 1))
+        else:
+            verbs.give_back(tx, subject, reason, tx.now_us, crashed=True)
+    return len(rows)
+
+
+async def rescue_all(store: Store, reason: str, run_limit: int) -> int:
+    """Rescue every orphan, a bounded number at a time; returns how many there were.
+
+    Any number of processes may do this at once: each task is rescued by one of them.
+    """
+    count = 0
+    while found := await store.write(lambda tx: rescue(tx, reason, run_limit)):
+        count += found
+    if count:
+        _log.warning("tasks_rescued", extra={"count": count, "reason": reason})
+    return count
+
+
+async def take_over(store: Store, run_limit: int) -> int:
+    """Rescue all that dead processes were running. Call before the first claim.
+
+    Only where nobody else can hold a task: the data directory's lock says so.
 
     Returns:
         How many tasks were left behind.
     """
+    await store.write(lambda tx: tx.run("remove_workers"))
+    return await rescue_all(store, "restart", run_limit)
 
-    def op(tx: Tx) -> int:
-        rows = tx.all("held_tasks", worker=worker)
-        for row in rows:
-            subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
-            presume_open(tx, subject, "restart")
-            if row["status"] == TaskStatus.CANCELLING:
-                verbs.finish(tx, subject, Conclusion(Outcome.CANCELLED))
-            else:
-                verbs.give_back(tx, subject, "restart", tx.now_us)
-        return len(rows)
 
-    return await store.write(op)
+def _crashed(times: int) -> Conclusion:
+    message = (
+        f"{times} runs in a row ended without a finished step: the process that ran the task crashed or "
+        "lost its lease each time."
+    )
+    error = TaskError("crashed_repeatedly", message)
+    return Conclusion(Outcome.CRASHED_REPEATEDLY, error=error)

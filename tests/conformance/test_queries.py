@@ -142,6 +142,22 @@ KEYS_STORY = (
     finds("list_keys", 1, {"id": "k", "revoked_at_us": 4}),
 )
 
+WORKER = {"id": "w", "slots": 3, "now_us": 5, "expires_at_us": 20}
+LEASES_STORY = (
+    finds("orphaned_tasks", 1, {"id": "t", "status": "running", "crash_count": 0}, limit=9),
+    changes("add_worker", 1, **WORKER),
+    finds("orphaned_tasks", 0, None, limit=9),
+    finds("worker_holds", 1, {}, id="w", now_us=19),
+    finds("worker_holds", 0, None, id="w", now_us=20),
+    changes("renew_worker", 1, id="w", expires_at_us=30),
+    changes("renew_worker", 0, id="v", expires_at_us=30),
+    finds("list_workers", 1, {"id": "w", "expires_at_us": 30, "beat_count": 1, "slots": 3}),
+    changes("remove_silent_worker", 0, id="w", beat_count=0),
+    changes("remove_silent_worker", 1, id="w", beat_count=1),
+    changes("remove_worker", 0, id="w"),
+    changes("remove_workers", 0),
+)
+
 STORY = (
     finds("ping", 1, {"alive": 1}),
     changes("open_session", 1, owner="local", id="s", now_us=1),
@@ -180,10 +196,9 @@ STORY = (
     finds("claim_tasks", 1, {"id": "t", "run_count": 1}, worker="w", now_us=5, limit=9),
     finds("lease_holds", 1, {}, task_id="t", run=1),
     finds("lease_holds", 0, None, task_id="t", run=2),
-    finds("held_tasks", 1, {"id": "t", "status": "running"}, worker=""),
-    finds("held_tasks", 0, None, worker="w"),
-    changes("requeue_task", 0, id="t", run=2, available_at_us=30, now_us=20),
-    changes("requeue_task", 1, id="t", run=1, available_at_us=30, now_us=20),
+    *LEASES_STORY,
+    changes("requeue_task", 0, id="t", run=2, available_at_us=30, now_us=20, crashed=0),
+    changes("requeue_task", 1, id="t", run=1, available_at_us=30, now_us=20, crashed=1),
     finds("claim_tasks", 0, None, worker="w", now_us=20, limit=9),
     changes("make_available", 1, id="t", now_us=20),
     changes("wake_parked", 0, now_us=20),

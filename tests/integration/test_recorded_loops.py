@@ -36,6 +36,7 @@ from app.tools.errors import ToolError
 from app.tools.port import Tool
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
+from tests.support.seeding import claim_now
 
 pytestmark = pytest.mark.corpus
 Json = dict[str, Any]
@@ -263,7 +264,7 @@ async def replay(
         for scope in scopes:
             open_account(tx, scope, "local", NANO_BUDGET)
         verbs.enqueue(tx, subject, spec, 5)
-        (claim,) = verbs.claim(tx, "worker", 1)
+        (claim,) = claim_now(tx, 1, "worker")
         return claim
 
     claim = await store.write(accept)

@@ -17,7 +17,7 @@ from tests.simulation.world import simulate
 
 _RESERVATION = "_reservation.<locals>.op"
 _ANSWER = "Caller._record.<locals>.<lambda>"
-_TAKE_OVER = "take_over.<locals>.op"
+_TAKE_OVER = "rescue_all.<locals>.<lambda>"
 _GAP_S = 0.02
 """How long the second half of what belongs together stays behind."""
 
@@ -166,7 +166,7 @@ class NoFence(_Rewritten):
 class NoTakeOver(_Rewritten):
     """Nobody looks after what a dead process left."""
 
-    changes = {"held_tasks": ("WHERE", "WHERE 0 AND")}  # noqa: RUF012
+    changes = {"orphaned_tasks": ("WHERE lease_owner", "WHERE 0 AND lease_owner")}  # noqa: RUF012
 
 
 class _Remembering(_Through):

@@ -5,15 +5,17 @@ from typing import Any
 from app.budget.accounts import open_account
 from app.budget.audit import Drift, audit
 from app.budget.scopes import Payer, Scope, session_scope, task_scope
+from app.domain.lease import Lease
 from app.domain.money import NANO_PER_USD
 from app.domain.task import LOCAL_OWNER, Claim, Complexity, Subject, TaskSpec
 from app.journal.events import TaskAccepted
 from app.journal.journal import append
-from app.queue import verbs
+from app.queue import leases, verbs
 from app.store.port import Row, Store, Tx
 from tests.support.provider import HAIKU
 
 USD = NANO_PER_USD
+_LONG_S = 1e8
 
 
 def spec(**given: Any) -> TaskSpec:
@@ -74,10 +76,27 @@ async def accepted(store: Store, task_id: str = "t", **given: Any) -> Subject:
     return await store.write(lambda tx: accept(tx, task_id, spec(**given), **outer))
 
 
+def hold_lease(tx: Tx, worker: str = "w") -> None:
+    """Let the worker hold tasks for as long as any test lasts."""
+    leases.take(tx, worker, slots=1, lease_s=_LONG_S)
+
+
+async def lease_of(store: Store, worker: str = "w") -> Lease:
+    """The lease of a process that holds it."""
+    await store.write(lambda tx: hold_lease(tx, worker))
+    return Lease(worker)
+
+
+def claim_now(tx: Tx, limit: int, worker: str = "w") -> list[Claim]:
+    """Take waiting tasks, with a lease that does not run out."""
+    hold_lease(tx, worker)
+    return verbs.claim(tx, worker, limit)
+
+
 async def claimed(store: Store, task_id: str = "t", **given: Any) -> Claim:
     """A running task; nothing else may be waiting."""
     await accepted(store, task_id, **given)
-    (claim,) = await store.write(lambda tx: verbs.claim(tx, "w", 1))
+    (claim,) = await store.write(lambda tx: claim_now(tx, 1))
     assert claim.subject.task_id == task_id
     return claim
 

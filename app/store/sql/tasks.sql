@@ -138,7 +138,7 @@ UPDATE tasks SET held_by = NULL WHERE id IN (
 
 -- name: requeue_task
 UPDATE tasks SET status = 'queued', lease_owner = NULL, available_at_us = :available_at_us,
-    held_by = CASE WHEN :available_at_us > :now_us THEN 'time' END
+    held_by = CASE WHEN :available_at_us > :now_us THEN 'time' END, crash_count = crash_count + :crashed
 WHERE id = :id AND run_count = :run AND status = 'running';
 
 -- name: pause_task
@@ -177,7 +177,9 @@ UPDATE tasks SET available_at_us = :now_us
 WHERE status = 'queued' AND available_at_us > :now_us AND (run_count > 0 OR available_at_us <= created_at_us);
 
 -- name: record_step
-UPDATE tasks SET step_count = :step WHERE id = :id AND run_count = :run AND status IN ('running', 'cancelling');
+-- Progress: the runs that crashed before it do not count any more.
+UPDATE tasks SET step_count = :step, crash_count = 0
+WHERE id = :id AND run_count = :run AND status IN ('running', 'cancelling');
 
 -- name: finish_task
 UPDATE tasks SET status = :status, outcome = :outcome, finished_at_us = :now_us, lease_owner = NULL,
@@ -187,11 +189,6 @@ RETURNING step_count, due_at_us;
 
 -- name: request_cancel
 UPDATE tasks SET status = 'cancelling' WHERE id = :id AND owner = :owner AND status = 'running';
-
--- name: held_tasks
--- What a dead process left: in the embedded store nobody else can hold a task.
-SELECT id, owner, session_id, status, run_count FROM tasks
-WHERE lease_owner IS NOT NULL AND lease_owner <> :worker ORDER BY created_at_us, id;
 
 -- name: expired_tasks
 SELECT id, owner, session_id, run_count FROM tasks

@@ -25,6 +25,7 @@ NAMES = {
     "bursar_upstream_requests",
     "bursar_retries",
     "bursar_tool_calls",
+    "bursar_leases_lost",
     "bursar_orphans_rescued",
     "bursar_tokens",
     "bursar_sse_clients",

@@ -22,7 +22,7 @@ from app.tools.run import ToolLimits
 from tests.support.desk import Desk, open_desk
 from tests.support.probe import ANYTHING, Probe
 from tests.support.provider import Line
-from tests.support.seeding import claimed, payer_of
+from tests.support.seeding import claim_now, claimed, payer_of
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Studio:
         await self.desk.store.write(
             lambda tx: verbs.give_back(tx, claim.subject, "restart", tx.now_us)
         )
-        (again,) = await self.desk.store.write(lambda tx: verbs.claim(tx, "w2", 1))
+        (again,) = await self.desk.store.write(lambda tx: claim_now(tx, 1, "w2"))
         entries = await read_all(self.desk.store, claim.subject)
         return self.job(again, rebuild(claim.spec, entries))
 

@@ -25,7 +25,7 @@ from tests.support.provider import (
     tool_use,
     usage,
 )
-from tests.support.seeding import row_of
+from tests.support.seeding import claim_now, row_of
 
 
 def sent(studio: Any, number: int) -> list[Any]:
@@ -332,7 +332,7 @@ async def test_an_answer_to_a_run_that_lost_its_task_is_refused(open_studio):
         studio.desk.provider.script = [lose]
         store = studio.desk.store
         await store.write(lambda tx: verbs.give_back(tx, claim.subject, "restart", tx.now_us))
-        (again,) = await store.write(lambda tx: verbs.claim(tx, "w2", 1))
+        (again,) = await store.write(lambda tx: claim_now(tx, 1, "w2"))
         with pytest.raises(StaleLease):
             await studio.run(claim)
         assert studio.desk.provider.asked == []

@@ -24,7 +24,7 @@ from app.queue import verbs
 from tests.support.clock import FakeClock
 from tests.support.desk import PROMPT_TOKENS, Desk, call_of, decide, open_desk, prices
 from tests.support.provider import HAIKU, Hang, answer, text, thinking, usage
-from tests.support.seeding import USD, claimed, drift, lines_of, row_of
+from tests.support.seeding import USD, claim_now, claimed, drift, lines_of, row_of
 
 FACTS = facts_of(HAIKU)
 FLOOR = FACTS.min_output_tokens
@@ -266,7 +266,7 @@ async def test_a_run_that_lost_its_task_makes_no_call(desk):
     """Another run holds the task: refused before anything is reserved."""
     claim = await claimed(desk.store)
     await desk.store.write(lambda tx: verbs.give_back(tx, claim.subject, "drain", tx.now_us))
-    await desk.store.write(lambda tx: verbs.claim(tx, "other", 1))
+    await desk.store.write(lambda tx: claim_now(tx, 1, "other"))
     before = await desk.events(claim)
     with pytest.raises(StaleLease):
         await desk.ask(call_of(claim))

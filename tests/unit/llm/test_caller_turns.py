@@ -12,11 +12,10 @@ from app.domain.task import LOCAL_OWNER, Claim
 from app.journal.events import AttemptFailed, AttemptPresumed, AttemptStarted, ReservationWaited
 from app.llm.call import Call, Parked
 from app.llm.reserving import PARK_S
-from app.queue import verbs
 from tests.support.clock import yielded
 from tests.support.desk import Desk, call_of, open_desk
 from tests.support.provider import Hang, answer, lost, text
-from tests.support.seeding import accepted, drift, lines_of, row_of
+from tests.support.seeding import accepted, claim_now, drift, lines_of, row_of
 
 SESSION = session_scope(LOCAL_OWNER, "s")
 
@@ -25,7 +24,7 @@ async def running(desk: Desk, *names: str, **given: Any) -> list[Claim]:
     """Running tasks of one session."""
     for name in names:
         await accepted(desk.store, name, **given)
-    claims = await desk.store.write(lambda tx: verbs.claim(tx, "w", len(names)))
+    claims = await desk.store.write(lambda tx: claim_now(tx, len(names)))
     return sorted(claims, key=lambda claim: claim.subject.task_id)
 
 
@@ -153,7 +152,7 @@ async def test_calls_that_cross_in_two_lines_all_get_through(tmp_path):
             await accepted(
                 desk.store, name, session_id=f"s{number % 3}", session_nano=price * 5 // 2
             )
-        claims = await desk.store.write(lambda tx: verbs.claim(tx, "w", len(names)))
+        claims = await desk.store.write(lambda tx: claim_now(tx, len(names)))
         async with asyncio.timeout(20):
             await asyncio.gather(
                 *(

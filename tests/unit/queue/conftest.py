@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 
+from app.domain.lease import Lease
 from app.journal.feed import Feed
 from app.queue.embedded import EmbeddedQueue
 from app.store.port import ListenedStore
 from tests.support.clock import FakeClock
+from tests.support.seeding import lease_of
 from tests.support.stores import OpenStore
 
 LIMIT = 50
@@ -21,6 +23,7 @@ class Office:
     store: ListenedStore
     queue: EmbeddedQueue
     clock: FakeClock
+    lease: Lease
 
 
 @pytest.fixture
@@ -28,7 +31,8 @@ async def office(open_store: OpenStore) -> AsyncIterator[Office]:
     """A queue that hears of every commit; not started yet, stopped afterwards."""
     clock = FakeClock()
     store = open_store(clock)
-    queue = EmbeddedQueue(store, clock, worker="w", limit=LIMIT)
+    lease = await lease_of(store)
+    queue = EmbeddedQueue(store, clock, lease=lease, limit=LIMIT)
     store.listener = Feed(queue.on_event).publish
-    yield Office(store, queue, clock)
+    yield Office(store, queue, clock, lease)
     await queue.stop()

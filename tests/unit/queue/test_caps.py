@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.budget.keys import create_key
-from app.domain.task import Claim, Conclusion, Outcome
+from app.domain.task import LOCAL_OWNER, Claim, Conclusion, Outcome
 from app.journal.feed import Feed
 from app.queue import verbs
 from app.queue.caps import Caps, release_held
@@ -178,7 +178,7 @@ async def test_held_by_its_key_it_does_not_lose_its_session(office):
 
 async def test_the_dispatcher_keeps_to_the_limits(office):
     """With many workers free, one of the session at a time, and each as soon as the one before has left."""
-    queue = EmbeddedQueue(office.store, office.clock, worker="w", limit=50, caps=ONE_EACH)
+    queue = EmbeddedQueue(office.store, office.clock, lease=office.lease, limit=50, caps=ONE_EACH)
     office.store.listener = Feed(queue.on_event).publish
     await crowd(office, 4)
     await queue.start()
@@ -187,7 +187,10 @@ async def test_the_dispatcher_keeps_to_the_limits(office):
             found = await queue.next()
             assert found is not None
             assert found.subject.task_id == f"crowd-{number:02}"
-            assert len(await office.store.read(lambda tx: tx.all("held_tasks", worker=""))) == 1
+            (running,) = await office.store.read(
+                lambda tx: tx.all("running_of_session", owner=LOCAL_OWNER, session_id="crowd")
+            )
+            assert running["running_count"] == 1
             await end(office, found)
     finally:
         await queue.stop()

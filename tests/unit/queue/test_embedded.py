@@ -12,7 +12,7 @@ from app.queue import verbs
 from app.queue.embedded import EmbeddedQueue
 from tests.support.clock import yielded
 from tests.support.desk import FlakyStore
-from tests.support.seeding import accepted, row_of
+from tests.support.seeding import accepted, claim_now, row_of
 from tests.unit.queue.conftest import LIMIT
 
 
@@ -154,7 +154,7 @@ async def test_soon_available_tasks_wake_the_queue_by_themselves(office):
 async def test_starting_finds_what_was_accepted_before(office):
     """Tasks of an earlier process count as waiting and are handed out."""
     await accepted(office.store, "old")
-    queue = EmbeddedQueue(office.store, office.clock, worker="w", limit=1)
+    queue = EmbeddedQueue(office.store, office.clock, lease=office.lease, limit=1)
     await queue.start()
     try:
         assert queue.depth == 1
@@ -182,7 +182,7 @@ async def test_stopping_sends_workers_home_and_takes_nothing_new(office):
 async def test_stopping_gives_back_what_no_worker_has_in_hand(office):
     """A task that was claimed but not picked up goes back to the queue."""
     await accepted(office.store, "a")
-    (claim,) = await office.store.write(lambda tx: verbs.claim(tx, "w", 1))
+    (claim,) = await office.store.write(lambda tx: claim_now(tx, 1))
     office.queue._buffer.put_nowait(claim)
     await office.queue.stop()
     assert (await row_of(office.store, "a"))["status"] == "queued"
@@ -191,7 +191,7 @@ async def test_stopping_gives_back_what_no_worker_has_in_hand(office):
 async def test_a_store_that_fails_stops_the_queue_for_a_moment_only(office):
     """After a failed claim the queue waits and tries again; the worker gets its task."""
     store = FlakyStore(office.store)
-    queue = EmbeddedQueue(store, office.clock, worker="w", limit=9)
+    queue = EmbeddedQueue(store, office.clock, lease=office.lease, limit=9)
     office.store.listener = Feed(queue.on_event).publish
     await accepted(office.store, "a")
     store.failures_left = 2

@@ -27,7 +27,7 @@ from app.queue.embedded import EmbeddedQueue
 from app.store.port import Tx
 from app.store.sqlite import SqliteStore
 from tests.support.clock import START_US, FakeClock, yielded
-from tests.support.seeding import accepted, claimed, row_of
+from tests.support.seeding import accepted, claim_now, claimed, lease_of, row_of
 
 LIMIT, NEEDED = 1_000, 300
 TASK, SESSION = task_scope("t"), session_scope(LOCAL_OWNER, "s")
@@ -97,14 +97,14 @@ async def test_a_paused_task_says_why_and_holds_nothing(office):
     }
     event = (await read_all(office.store, claim.subject))[-1].event
     assert event == TaskPaused(**told)
-    assert await office.store.write(lambda tx: verbs.claim(tx, "w", 9)) == []
+    assert await office.store.write(lambda tx: claim_now(tx, 9)) == []
 
 
 async def test_only_the_run_that_holds_it_can_pause_it(office):
     """Neither a stale run nor one that was asked to cancel; nothing is written then."""
     claim = await claimed(office.store)
     await office.store.write(lambda tx: verbs.give_back(tx, claim.subject, "drain", tx.now_us))
-    (again,) = await office.store.write(lambda tx: verbs.claim(tx, "w2", 1))
+    (again,) = await office.store.write(lambda tx: claim_now(tx, 1, "w2"))
     assert not await office.store.write(lambda tx: verbs.pause(tx, claim.subject, cause()))
     await office.store.write(lambda tx: verbs.cancel(tx, LOCAL_OWNER, "t"))
     assert not await office.store.write(lambda tx: verbs.pause(tx, again.subject, cause()))
@@ -131,7 +131,7 @@ async def test_another_budget_does_not_resume_it(office):
     assert await resumed(office) == 1
     assert await resumed(office) == 0
     assert (await row_of(office.store))["paused_json"] is None
-    (again,) = await office.store.write(lambda tx: verbs.claim(tx, "w", 1))
+    (again,) = await office.store.write(lambda tx: claim_now(tx, 1))
     assert again.subject.run == claim.subject.run + 1
     names = [entry.event.name for entry in await read_all(office.store, claim.subject)]
     assert names[2:] == ["task_paused", "task_resumed", "task_claimed"]
@@ -142,7 +142,7 @@ async def test_paused_for_one_budget_and_then_for_another(office):
     await paused(office)
     await raise_to(office, TASK, 10**12)
     await resumed(office)
-    (again,) = await office.store.write(lambda tx: verbs.claim(tx, "w", 1))
+    (again,) = await office.store.write(lambda tx: claim_now(tx, 1))
     await spend(office.store, SESSION)
     await office.store.write(lambda tx: verbs.pause(tx, again.subject, cause(SESSION)))
     assert orjson.loads((await row_of(office.store))["paused_json"])["scope"] == "session"
@@ -162,7 +162,7 @@ async def test_the_deadline_stands_still(office):
         await resumed(office)
         row = await row_of(office.store)
         assert row["deadline_at_us"] == claim.deadline_at_us + count * 5_000 * US_PER_S
-        (again,) = await office.store.write(lambda tx: verbs.claim(tx, "w", 1))
+        (again,) = await office.store.write(lambda tx: claim_now(tx, 1))
         await raise_to(office, TASK, LIMIT)
         await office.store.write(lambda tx, held=again: verbs.pause(tx, held.subject, cause()))
     told = [entry.event for entry in await read_all(office.store, claim.subject)]
@@ -217,7 +217,7 @@ async def test_the_most_urgent_go_on_first(office):
     """As many as are asked for, by priority and age."""
     for number, priority in enumerate((5, 0, -5)):
         await accepted(office.store, f"t{number}", priority=priority)
-    for claim in await office.store.write(lambda tx: verbs.claim(tx, "w", 9)):
+    for claim in await office.store.write(lambda tx: claim_now(tx, 9)):
         await office.store.write(
             lambda tx, held=claim: verbs.pause(tx, held.subject, cause(SESSION))
         )
@@ -256,7 +256,8 @@ async def test_a_resume_wakes_the_queue_at_once(office):
 async def test_a_restart_finds_what_is_paused(office):
     """Another queue over the same store, and a raise long after it began."""
     await paused(office)
-    queue = EmbeddedQueue(office.store, office.clock, worker="w2", limit=5)
+    lease = await lease_of(office.store, "w2")
+    queue = EmbeddedQueue(office.store, office.clock, lease=lease, limit=5)
     office.store.listener = Feed(queue.on_event).publish
     await queue.start()
     try:
@@ -273,7 +274,7 @@ async def test_a_restart_finds_what_is_paused(office):
 
 
 VERBS: dict[str, Callable[[Tx, Subject], Any]] = {
-    "claim": lambda tx, _: verbs.claim(tx, "w", 1),
+    "claim": lambda tx, _: claim_now(tx, 1),
     "pause": lambda tx, subject: verbs.pause(tx, subject, cause()),
     "resume": lambda tx, _: verbs.resume(tx, 9),
     "cancel": lambda tx, _: verbs.cancel(tx, LOCAL_OWNER, "t"),

@@ -7,7 +7,7 @@ from app.queue import verbs
 from app.queue.embedded import CLAIM_LIMIT
 from app.store.port import Tx
 from tests.support.clock import yielded
-from tests.support.seeding import accept, spec
+from tests.support.seeding import accept, claim_now, spec
 from tests.unit.queue.test_pausing import LIMIT, cause, spend
 
 SESSION = session_scope(LOCAL_OWNER, "s")
@@ -20,7 +20,7 @@ async def test_more_than_one_transaction_resumes_go_on_in_one_go(office):
     def make(tx: Tx) -> None:
         for number in range(count):
             accept(tx, f"t{number:04}", spec(), session_nano=LIMIT)
-        for claim in verbs.claim(tx, "w", count):
+        for claim in claim_now(tx, count):
             assert verbs.pause(tx, claim.subject, cause(SESSION))
 
     await office.store.write(make)

@@ -23,7 +23,7 @@ from app.journal.events import TaskFinished as Finished
 from app.journal.journal import read_all
 from app.queue import verbs
 from app.store.port import Tx
-from tests.support.seeding import accepted, claimed, row_of, scopes_of, spec
+from tests.support.seeding import accepted, claim_now, claimed, row_of, scopes_of, spec
 from tests.unit.queue.walking import open_walk
 
 ANSWERED = Conclusion(Outcome.ANSWERED, "42")
@@ -60,11 +60,11 @@ async def test_claims_go_by_priority_then_age(office):
     for priority, name in order:
         await accepted(office.store, name, priority=priority)
         office.clock.move(1)
-    claims = await office.store.write(lambda tx: verbs.claim(tx, "w", 3))
+    claims = await office.store.write(lambda tx: claim_now(tx, 3))
     assert [claim.subject.task_id for claim in claims] == ["urgent", "normal-1", "normal-2"]
-    rest = await office.store.write(lambda tx: verbs.claim(tx, "w", 9))
+    rest = await office.store.write(lambda tx: claim_now(tx, 9))
     assert [claim.subject.task_id for claim in rest] == ["late", "later"]
-    assert await office.store.write(lambda tx: verbs.claim(tx, "w", 9)) == []
+    assert await office.store.write(lambda tx: claim_now(tx, 9)) == []
 
 
 async def test_claims_of_many_at_once_share_nothing(office):
@@ -72,7 +72,7 @@ async def test_claims_of_many_at_once_share_nothing(office):
     for number in range(30):
         await accepted(office.store, f"t{number:02}")
     found = await asyncio.gather(
-        *(office.store.write(lambda tx: verbs.claim(tx, "w", 4)) for _ in range(12))
+        *(office.store.write(lambda tx: claim_now(tx, 4)) for _ in range(12))
     )
     taken = [claim.subject.task_id for claims in found for claim in claims]
     assert taken == [f"t{number:02}" for number in range(30)]
@@ -86,7 +86,7 @@ async def test_a_claim_is_a_new_run(office):
     assert await office.store.write(
         lambda tx: verbs.give_back(tx, first.subject, "drain", tx.now_us)
     )
-    (second,) = await office.store.write(lambda tx: verbs.claim(tx, "w", 1))
+    (second,) = await office.store.write(lambda tx: claim_now(tx, 1))
     assert second.subject.run == 2
     assert not await office.store.write(
         lambda tx: verbs.give_back(tx, first.subject, "drain", tx.now_us)
@@ -107,9 +107,9 @@ async def test_given_back_for_later_is_not_claimed_before(office):
     claim = await claimed(office.store)
     at_us = office.clock.now_us() + 5_000_000
     await office.store.write(lambda tx: verbs.give_back(tx, claim.subject, "retry_wait", at_us))
-    assert await office.store.write(lambda tx: verbs.claim(tx, "w", 1)) == []
+    assert await office.store.write(lambda tx: claim_now(tx, 1)) == []
     office.clock.move(5)
-    (again,) = await office.store.write(lambda tx: verbs.claim(tx, "w", 1))
+    (again,) = await office.store.write(lambda tx: claim_now(tx, 1))
     assert again.subject.run == 2
 
 
@@ -155,7 +155,7 @@ async def test_nothing_leaves_a_terminal_status(office, outcome):
         await office.store.write(lambda tx: verbs.cancel(tx, LOCAL_OWNER, "t"))
     assert not await office.store.write(lambda tx: verbs.give_back(tx, subject, "drain", tx.now_us))
     office.clock.move(10_000)
-    assert await office.store.write(lambda tx: verbs.claim(tx, "w", 9)) == []
+    assert await office.store.write(lambda tx: claim_now(tx, 9)) == []
     assert await office.store.write(lambda tx: verbs.expire(tx, 9)) == 0
     after = await whole_row(office)
     assert after == before

@@ -14,7 +14,7 @@ from app.queue import verbs
 from app.store.port import Tx
 from app.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
-from tests.support.seeding import accepted, row_of
+from tests.support.seeding import accepted, claim_now, row_of
 
 ANSWERED = Conclusion(Outcome.ANSWERED, "x")
 
@@ -36,7 +36,7 @@ class Walk:
         stale = Subject("t", "s", run=self.subject.run - 1)
         match verb:
             case "claim":
-                for claim in verbs.claim(tx, "w", 1):
+                for claim in claim_now(tx, 1):
                     self.subject = claim.subject
             case "give_back":
                 verbs.give_back(tx, self.subject, "drain", tx.now_us)

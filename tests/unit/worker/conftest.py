@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.agent.loop import AgentLoop
+from app.domain.lease import Lease
 from app.domain.task import LOCAL_OWNER, TaskStatus
 from app.journal.events import Event
 from app.journal.feed import Feed
@@ -26,7 +27,9 @@ from tests.support.clock import yielded
 from tests.support.desk import Desk, open_desk
 from tests.support.probe import ANYTHING, Probe
 from tests.support.provider import Line
-from tests.support.seeding import accepted, row_of
+from tests.support.seeding import accepted, hold_lease, lease_of, row_of
+
+RUN_LIMIT = 3
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Works:
     pool: WorkerPool
     probe: Probe
     told: list[Recorded]
+    lease: Lease
 
     async def accept(self, task_id: str = "t", **given: Any) -> None:
         """A waiting task that may use the probe."""
@@ -46,7 +50,8 @@ class Works:
 
     async def start(self) -> int:
         """What the service does at its start; how many tasks were left behind."""
-        rescued = await take_over(self.desk.store, "")
+        rescued = await take_over(self.desk.store.inner, RUN_LIMIT)
+        await self.desk.store.inner.write(hold_lease)
         await self.queue.start()
         self.pool.start()
         return rescued
@@ -118,11 +123,12 @@ def open_works(tmp_path: Path) -> OpenWorks:
                 tool_limits=ToolLimits(),
                 stream_above_tokens=8_192,
             )
-            queue = EmbeddedQueue(desk.store, desk.clock, worker="w", limit=1_000)
-            pool = WorkerPool(desk.store, queue, loop, desk.turns, desk.clock, slots=slots)
+            lease = await lease_of(desk.store.inner)
+            queue = EmbeddedQueue(desk.store, desk.clock, lease=lease, limit=1_000)
+            pool = WorkerPool(desk.store, queue, loop, desk.turns, desk.clock, lease, slots=slots)
             told: list[Recorded] = []
             desk.store.inner.listener = Feed(queue.on_event, pool.on_event, told.append).publish
-            works = Works(desk, queue, pool, probe, told)
+            works = Works(desk, queue, pool, probe, told, lease)
             try:
                 yield works
             finally:

@@ -13,7 +13,7 @@ from app.queue import verbs
 from app.worker.recovery import presume_open
 from tests.support.clock import yielded
 from tests.support.provider import Hang, answer, calls, status, text, tool_use
-from tests.support.seeding import drift, lines_of, row_of
+from tests.support.seeding import claim_now, drift, lines_of, row_of
 
 
 async def no_money_is_held(works: Any, *names: str) -> None:
@@ -98,7 +98,7 @@ async def test_a_task_claimed_after_its_deadline_makes_no_call(open_works):
     """A claim that comes too late ends the task at once."""
     async with open_works() as works:
         await works.accept(deadline_s=5.0)
-        (claim,) = await works.desk.store.write(lambda tx: verbs.claim(tx, "w", 1))
+        (claim,) = await works.desk.store.write(lambda tx: claim_now(tx, 1))
         works.desk.clock.move(6)
         works.queue._buffer.put_nowait(claim)
         works.pool.start()
@@ -122,7 +122,7 @@ async def test_cancel_between_the_claim_and_the_first_step(open_works):
     """Claimed but not in a worker's hand yet: it is cancelled without a call, not forgotten."""
     async with open_works() as works:
         await works.accept()
-        (claim,) = await works.desk.store.write(lambda tx: verbs.claim(tx, "w", 1))
+        (claim,) = await works.desk.store.write(lambda tx: claim_now(tx, 1))
         works.queue._buffer.put_nowait(claim)
         assert await works.cancel() is TaskStatus.CANCELLING
         works.pool.start()
@@ -289,7 +289,7 @@ async def test_a_store_that_fails_gives_the_task_back(open_works):
     """When nothing can be written the task waits a moment and is tried again; no call was made."""
     async with open_works(answer(text("ok"))) as works:
         await works.accept()
-        (claim,) = await works.desk.store.write(lambda tx: verbs.claim(tx, "w", 1))
+        (claim,) = await works.desk.store.write(lambda tx: claim_now(tx, 1))
         works.desk.store.failures_left = 1
         works.queue._buffer.put_nowait(claim)
         works.pool.start()

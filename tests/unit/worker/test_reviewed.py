@@ -9,7 +9,7 @@ from app.queue import verbs
 from tests.support.clock import yielded
 from tests.support.desk import open_desk
 from tests.support.provider import Hang, answer, calls, text, tool_use
-from tests.support.seeding import accepted
+from tests.support.seeding import accepted, claim_now
 
 
 async def test_the_first_in_line_is_served_though_more_urgent_tasks_stand_behind_it(open_works):
@@ -38,10 +38,10 @@ async def test_whose_turn_has_come_is_claimed_first(tmp_path):
         await accepted(desk.store, "urgent", priority=0)
         await accepted(desk.store, "head", priority=9)
         await desk.store.write(lambda tx: tx.run("make_available", id="head", now_us=tx.now_us))
-        (first,) = await desk.store.write(lambda tx: verbs.claim(tx, "w", 1))
+        (first,) = await desk.store.write(lambda tx: claim_now(tx, 1))
         assert first.subject.task_id == "head"
         await desk.store.write(lambda tx: verbs.give_back(tx, first.subject, "drain", tx.now_us))
-        (second,) = await desk.store.write(lambda tx: verbs.claim(tx, "w", 1))
+        (second,) = await desk.store.write(lambda tx: claim_now(tx, 1))
         assert second.subject.task_id == "urgent", "a call is good for one claim"
 
 

@@ -22,7 +22,7 @@ from app.worker.recovery import take_over
 from tests.support.clock import yielded
 from tests.support.desk import call_of
 from tests.support.provider import Hang, answer, calls, text, tool_use
-from tests.support.seeding import accepted, claimed, drift, lines_of, row_of, scopes_of
+from tests.support.seeding import accepted, claim_now, claimed, drift, lines_of, row_of, scopes_of
 
 
 async def test_a_drain_hands_back_at_the_end_of_the_step(open_works):
@@ -177,7 +177,7 @@ async def test_recovery_presumes_the_call_in_flight_and_requeues(open_works):
         claim = await claimed(works.desk.store)
         await works.desk.store.write(leave_behind(claim, 1_234))
     async with open_works(answer(text("done"))) as works:
-        assert await take_over(works.desk.store, "") == 1
+        assert await take_over(works.desk.store, 5) == 1
         (presumed,) = works.events(AttemptPresumed)
         assert (presumed.charged_nano, presumed.task_spent_nano, presumed.reason) == (
             1_234,
@@ -222,7 +222,7 @@ async def test_recovery_leaves_others_alone(open_works):
         await accepted(works.desk.store, "waiting")
         store = works.desk.store
         before = await whole_rows(store, "done", "waiting")
-        assert await take_over(store, "") == 0
+        assert await take_over(store, 5) == 0
         assert await whole_rows(store, "done", "waiting") == before
         assert (await row_of(store, "waiting"))["status"] == TaskStatus.QUEUED
 
@@ -232,12 +232,12 @@ async def test_recovery_of_many(open_works):
     async with open_works() as works:
         for number in range(50):
             await accepted(works.desk.store, f"t{number}")
-        claims = await works.desk.store.write(lambda tx: verbs.claim(tx, "w", 50))
+        claims = await works.desk.store.write(lambda tx: claim_now(tx, 50))
         for claim in claims:
             await works.desk.store.write(leave_behind(claim, 10))
     async with open_works() as works:
-        assert await take_over(works.desk.store, "") == 50
-        assert await take_over(works.desk.store, "") == 0
+        assert await take_over(works.desk.store, 5) == 50
+        assert await take_over(works.desk.store, 5) == 0
         rows = await works.desk.store.read(lambda tx: tx.all("waiting_tasks"))
         assert len(rows) == 50
         for claim in claims:
