@@ -13,7 +13,7 @@ from app.domain.clock import Clock, SystemClock
 from app.domain.errors import StoreError, StoreUnavailable
 from app.domain.ids import new_id
 from app.store.port import CommitListener, Operation, T
-from app.store.postgres_link import place_of
+from app.store.postgres_link import Door, Limits
 from app.store.postgres_reader import Readers
 from app.store.postgres_schema import prepare
 from app.store.postgres_tx import load_statements
@@ -25,9 +25,8 @@ READER_THREADS = 4
 """Connections for reading, at most."""
 PAUSE_S = 0.5
 """How often a database that is down is asked for a lost answer."""
-CLOSE_TIMEOUT_S = 10.0
-"""How long closing waits for an answer that was lost."""
 
+_LIMITS = Limits()
 _Pending = tuple[Operation[Any], asyncio.Future[Any]]
 
 
@@ -44,18 +43,24 @@ class PostgresStore:
     alone = False
     """Other processes may run tasks from it."""
 
-    def __init__(self, url: str, clock: Clock | None = None, *, make: bool = True) -> None:
-        self._url = url
-        self._clock = clock
-        self._place = place_of(url)
+    def __init__(
+        self,
+        url: str,
+        clock: Clock | None = None,
+        *,
+        make: bool = True,
+        limits: Limits = _LIMITS,
+    ) -> None:
         self._waiting = SystemClock()
-        self._statements = load_statements()
+        self._limits = limits
+        self._door = Door(url, limits)
+        statements, clock_us = load_statements(), clock.now_us if clock else None
         prepare(url, make=make)
         name = new_id("writer", self._waiting.now_us())
-        self._writer = Writer(url, name, self._statements, clock.now_us if clock else None)
+        self._writer = Writer(self._door, name, statements, clock_us)
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._reading = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
-        self._readers = Readers(url, self._statements, clock.now_us if clock else None)
+        self._readers = Readers(self._door, statements, clock_us)
         self._pending: list[_Pending] = []
         self._undecided: tuple[list[_Pending], Undecided] | None = None
         self._flusher: asyncio.Task[None] | None = None
@@ -82,7 +87,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         self._closed = True
-        self._close_before_s = self._waiting.monotonic_s() + CLOSE_TIMEOUT_S
+        self._close_before_s = self._waiting.monotonic_s() + self._limits.lost_s
         if self._flusher is not None:
             await self._flusher
         self._writing.shutdown()
@@ -116,7 +121,7 @@ class PostgresStore:
             self._answer(later, _refused(later, error))
             if self._waiting.monotonic_s() > self._close_before_s:
                 message = (
-                    f"{self._place} was lost, and with it the answer whether a write was kept."
+                    f"{self._door.place} was lost, and with it the answer whether a write was kept."
                 )
                 self._undecided = None
                 self._answer(batch, _refused(batch, StoreUnavailable(message)))

@@ -6,6 +6,7 @@ server infers the type from the statement. One plan a query, whatever the values
 """
 
 import re
+import select
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,17 +14,12 @@ from typing import Any, cast
 import psycopg
 from psycopg import conninfo, errors, pq
 
+from app.domain.clock import SystemClock
 from app.domain.errors import StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 
-CONNECT_TIMEOUT_S = 5
-STATEMENT_TIMEOUT_MS = 30_000
-"""How long the server works on one statement before it gives up."""
-LOCK_TIMEOUT_MS = 10_000
-"""How long a batch of writes waits for the other replicas' before its callers hear of it."""
-IDLE_TIMEOUT_MS = 5_000
-"""How long a process that froze in the middle of a transaction keeps its locks: less than anybody waits."""
+_SHUT_S = 0.5
+"""How long a failure to connect is the answer for everybody."""
 _NETWORK: dict[str, Any] = {
-    "connect_timeout": CONNECT_TIMEOUT_S,
     "keepalives": 1,
     "keepalives_idle": 5,  # seconds
     "keepalives_interval": 2,  # seconds
@@ -32,13 +28,13 @@ _NETWORK: dict[str, Any] = {
     "application_name": "bursar",
     "sslmode": "prefer",
 }
-_SESSION = f"""
+_SESSION = """
 SET client_encoding = 'UTF8';
 SET standard_conforming_strings = on;
 SET bytea_output = 'hex';
-SET statement_timeout = {STATEMENT_TIMEOUT_MS};
-SET lock_timeout = {LOCK_TIMEOUT_MS};
-SET idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS};
+SET statement_timeout = {limits.statement_ms};
+SET lock_timeout = {limits.lock_ms};
+SET idle_in_transaction_session_timeout = {limits.idle_ms};
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z][a-z0-9_]*)")
@@ -51,6 +47,23 @@ _BIGINT, _BYTEA = 20, 17
 _CORRUPT = {"XX001", "XX002"}
 _STALE_PLAN = "0A000"
 """A table was changed by a newer version: what is prepared must be prepared again, on another connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a connection waits for what."""
+
+    connect_s: int = 5
+    statement_ms: int = 20_000
+    """For the server's work on one statement."""
+    answer_ms: int = 25_000
+    """For its answer; then it counts as gone."""
+    lock_ms: int = 10_000
+    """For the other replicas' batches of writes."""
+    idle_ms: int = 5_000
+    """For the next statement of a transaction: a process that froze keeps its locks for less than others wait."""
+    lost_s: float = 10.0
+    """While closing, for the answer to a COMMIT that was lost with its connection."""
 
 
 class TextError(ValueError):
@@ -84,6 +97,9 @@ def statement(name: str, query: str) -> Statement:
     return Statement(name.encode(), text.encode(), tuple(names))
 
 
+_DEFAULT = Limits()
+
+
 class Link:
     """An open connection in autocommit; one thread uses it at a time.
 
@@ -91,19 +107,23 @@ class Link:
         StoreError: nobody answers, or not to us.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, limits: Limits = _DEFAULT) -> None:
         self.place = place_of(url)
+        self.patience_ms = limits.answer_ms
         self._prepared: set[bytes] = set()
         self._stale = False
+        network = {**_NETWORK, "connect_timeout": limits.connect_s}
         try:
             given = conninfo.conninfo_to_dict(url)
-            asked = conninfo.make_conninfo(**{**_NETWORK, **given})
+            asked = conninfo.make_conninfo(**{**network, **given})
             self._connection = psycopg.connect(asked, autocommit=True)
         except psycopg.Error as error:
             raise store_error(error, self.place) from error
         self._pg = self._connection.pgconn
+        self._poll = select.poll()
+        self._poll.register(self._pg.socket, select.POLLIN)
         try:
-            self.simple(_SESSION)
+            self.simple(_SESSION.format(limits=limits))
             encoding = self._pg.parameter_status(b"server_encoding")
         except psycopg.Error as error:
             self.close()
@@ -140,7 +160,8 @@ class Link:
         Raises:
             psycopg.Error: one of them failed; those after it did not run.
         """
-        return self._checked(self._pg.exec_(text.encode()))
+        self._pg.send_query(text.encode())
+        return self._answer()
 
     def execute(self, wanted: Statement, params: Mapping[str, object]) -> pq.abc.PGresult:
         """Run a statement.
@@ -151,24 +172,47 @@ class Link:
         """
         values = [_sent(params[name]) for name in wanted.parameters]
         if wanted.name not in self._prepared:
-            self._checked(self._pg.prepare(wanted.name, wanted.text, wanted.types))
+            self._pg.send_prepare(wanted.name, wanted.text, wanted.types)
+            self._answer()
             self._prepared.add(wanted.name)
         formats = [
             _BINARY if isinstance(params[name], bytes) else _TEXT for name in wanted.parameters
         ]
         sent = cast("list[bytes]", values)  # None is NULL; the driver's types do not say so
-        return self._checked(self._pg.exec_prepared(wanted.name, sent, formats))
+        self._pg.send_query_prepared(wanted.name, sent, formats)
+        return self._answer()
 
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
 
-    def _checked(self, result: pq.abc.PGresult) -> pq.abc.PGresult:
-        if result.status not in _DONE:
-            error = errors.error_from_result(result)
+    def _answer(self) -> pq.abc.PGresult:
+        """Wait for what was sent; its last result."""
+        pg, found = self._pg, None
+        try:
+            while True:
+                while pg.is_busy():
+                    self._wait()
+                    pg.consume_input()
+                result = pg.get_result()
+                if result is None:
+                    break
+                found = result
+        except psycopg.Error:
+            if found is None or found.status in _DONE:
+                raise  # else the server has said why it hangs up
+        if found is None:
+            raise psycopg.OperationalError("no answer")
+        if found.status not in _DONE:
+            error = errors.error_from_result(found)
             self._stale = self._stale or error.sqlstate == _STALE_PLAN
             raise error
-        return result
+        return found
+
+    def _wait(self) -> None:
+        if not self._poll.poll(self.patience_ms):
+            self.close()
+            raise psycopg.OperationalError(f"no answer within {self.patience_ms / 1_000:g} s")
 
 
 def rows_of(result: pq.abc.PGresult) -> list[dict[str, Any]]:
@@ -238,3 +282,33 @@ def store_error(error: psycopg.Error, place: str) -> StoreError:
     if error.sqlstate in _CORRUPT:
         return StoreCorrupt(f"{place} is damaged ({said}). Restore a backup.")
     return StoreUnavailable(f"{place} cannot be used right now ({said}).")
+
+
+class Door:
+    """Opens connections to one database; while nobody answers, callers hear so at once instead of trying, too."""
+
+    def __init__(self, url: str, limits: Limits = _DEFAULT) -> None:
+        self.place = place_of(url)
+        self._url = url
+        self._limits = limits
+        self._clock = SystemClock()
+        self._refusal: StoreError | None = None
+        self._shut_until_s = 0.0
+
+    def open(self) -> Link:
+        """A new connection.
+
+        Raises:
+            StoreError: nobody answers, or not to us; or so it was a moment ago.
+        """
+        refusal = self._refusal
+        if refusal is not None and self._clock.monotonic_s() < self._shut_until_s:
+            raise type(refusal)(str(refusal)) from refusal
+        try:
+            link = Link(self._url, self._limits)
+        except StoreError as error:
+            self._refusal = error
+            self._shut_until_s = self._clock.monotonic_s() + _SHUT_S
+            raise
+        self._refusal = None
+        return link

@@ -7,10 +7,11 @@ from contextlib import closing, contextmanager, suppress
 import psycopg
 
 from app.store.port import Operation, T, Tx
-from app.store.postgres_link import Link, Statement, place_of, store_error
+from app.store.postgres_link import Door, Link, Statement, store_error
 from app.store.postgres_schema import NOW_US, refuse_other_versions
 from app.store.postgres_tx import PostgresTx, load_statements
 
+_LONG_MS = 3_600_000
 _BEGIN = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {NOW_US}"
 
 
@@ -24,7 +25,8 @@ def snapshot_at(url: str) -> Iterator[Tx]:
     with closing(Link(url)) as link:
         try:
             refuse_other_versions(link)
-            link.simple("SET statement_timeout = 0")  # it may have to look at everything
+            link.simple(f"SET statement_timeout = {_LONG_MS}")  # it may have to look at everything
+            link.patience_ms = _LONG_MS
             now_us = int(link.simple(_BEGIN).get_value(0, 0) or 0)
             yield PostgresTx(link, load_statements(), now_us)
         except psycopg.Error as error:
@@ -35,10 +37,9 @@ class Readers:
     """The connections of the threads that read, each opened when its thread has something to read."""
 
     def __init__(
-        self, url: str, statements: Mapping[str, Statement], clock_us: Callable[[], int] | None
+        self, door: Door, statements: Mapping[str, Statement], clock_us: Callable[[], int] | None
     ) -> None:
-        self._url = url
-        self._place = place_of(url)
+        self._door = door
         self._statements = statements
         self._clock_us = clock_us
         self._local = threading.local()
@@ -57,7 +58,7 @@ class Readers:
             finally:
                 self._end(link)
         except psycopg.Error as error:
-            raise store_error(error, self._place) from error
+            raise store_error(error, self._door.place) from error
 
     def close(self) -> None:
         """Hang up everywhere; nobody reads any more."""
@@ -87,7 +88,7 @@ class Readers:
             self._drop(link)
 
     def _open(self) -> Link:
-        self._local.link = link = Link(self._url)
+        self._local.link = link = self._door.open()
         self._links.add(link)
         return link
 

@@ -10,7 +10,7 @@ from app.store.queries import load_migrations
 
 LOCK = 0x42757273_6172
 """The advisory lock that serialises the writes of all replicas of one database."""
-_MIGRATION_TIMEOUT = "15min"
+_MIGRATION_TIMEOUT_MS = 15 * 60_000
 _KEPT_US = 7 * 86_400 * 1_000_000
 """How long the word of a writer that has gone is kept: far longer than anybody asks for it."""
 _OURS = """
@@ -38,6 +38,7 @@ def prepare(url: str, *, make: bool = True) -> None:
         StoreError: the database cannot be used, or has no schema of this version and none is to be made.
     """
     link = Link(url)
+    link.patience_ms = _MIGRATION_TIMEOUT_MS
     try:
         if not make:
             refuse_other_versions(link)
@@ -72,8 +73,8 @@ def refuse_other_versions(link: Link) -> None:
 def _step(link: Link) -> int:
     """Apply the next migration, if there is one; whoever is interrupted here leaves nothing behind."""
     link.simple(
-        f"BEGIN; SET LOCAL lock_timeout = '{_MIGRATION_TIMEOUT}';"
-        f" SET LOCAL statement_timeout = '{_MIGRATION_TIMEOUT}'; SELECT pg_advisory_xact_lock({LOCK})"
+        f"BEGIN; SET LOCAL lock_timeout = {_MIGRATION_TIMEOUT_MS};"
+        f" SET LOCAL statement_timeout = {_MIGRATION_TIMEOUT_MS}; SELECT pg_advisory_xact_lock({LOCK})"
     )
     try:
         link.simple(_OURS)

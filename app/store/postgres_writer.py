@@ -12,7 +12,7 @@ import psycopg
 
 from app.domain.errors import StoreError
 from app.store.port import Operation
-from app.store.postgres_link import Link, Statement, is_own_fault, store_error
+from app.store.postgres_link import Door, Link, Statement, is_own_fault, store_error
 from app.store.postgres_schema import LOCK, NOW_US
 from app.store.postgres_tx import PostgresTx
 
@@ -42,12 +42,12 @@ class Writer:
 
     def __init__(
         self,
-        url: str,
+        door: Door,
         name: str,
         statements: Mapping[str, Statement],
         clock_us: Callable[[], int] | None,
     ) -> None:
-        self._url = url
+        self._door = door
         self._name = name
         self._statements = statements
         self._clock_us = clock_us
@@ -109,7 +109,7 @@ class Writer:
 
     def _connected(self) -> Link:
         if self._link is None:
-            self._link = Link(self._url)
+            self._link = self._door.open()
         return self._link
 
     def _begin(self) -> tuple[Link, int]:
@@ -187,5 +187,4 @@ class Writer:
     def _in_our_words(self, error: BaseException) -> BaseException:
         if not isinstance(error, psycopg.Error):
             return error
-        place = self._link.place if self._link is not None else "The PostgreSQL database"
-        return store_error(error, place)
+        return store_error(error, self._door.place)

@@ -21,6 +21,8 @@ import psycopg
 from tests.support.process import free_port
 
 USER = "bursar"
+LOCKED = "locked"
+"""A name that needs its password, once somebody makes it."""
 _READY = "database system is ready to accept connections"
 _START_TIMEOUT_S = 60
 _NOBODY = 65_534
@@ -68,7 +70,7 @@ class Server:
         self._programs = self._reachable(programs())
 
     def make(self) -> None:
-        """Make an empty cluster; everybody on this machine may log in."""
+        """Make an empty cluster; everybody on this machine may log in, except `LOCKED`."""
         made = subprocess.run(  # noqa: S603
             [
                 *(self._programs / "initdb", "-D", self.folder / "data", "-U", USER),
@@ -81,6 +83,8 @@ class Server:
             **self._as,
         )
         assert made.returncode == 0, made.stderr
+        rules = self.folder / "data" / "pg_hba.conf"
+        rules.write_text(f"host all {LOCKED} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
 
     @property
     def running(self) -> bool:
@@ -165,8 +169,13 @@ class Server:
 
 
 def _ended_with_us() -> list[str]:
-    """Whatever happens to the tests' process, no server outlives it (where the machine can do that)."""
+    """Whatever happens to the tests' process, no server outlives it (where the machine can do that).
+
+    The kernel means the thread that started it, so only the main thread asks for that.
+    """
     setpriv = shutil.which("setpriv")
+    if threading.current_thread() is not threading.main_thread():
+        return []
     return [setpriv, "--pdeathsig", "QUIT"] if setpriv else []
 
 
