@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from app.domain.clock import rfc3339
 from app.domain.errors import (
     BudgetExhausted,
+    KeyReused,
     NotFound,
     QueueFull,
     Stopping,
@@ -189,6 +190,16 @@ def _refused(error: SubmissionRefused) -> Response:
     )
 
 
+def _key_reused(error: KeyReused) -> Response:
+    return problem(
+        422,
+        "idempotency-key-reused",
+        "The key stands for another request.",
+        f"{error} Send a new key with a new body.",
+        errors=[{"field": "Idempotency-Key", "message": str(error)}],
+    )
+
+
 def _store(error: StoreError) -> Response:
     _log.error(
         "store_failed", extra={"error_type": type(error).__name__, "error_message": str(error)}
@@ -220,6 +231,7 @@ _HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     QueueFull: _queue_full,
     Stopping: _stopping,
     SubmissionRefused: _refused,
+    KeyReused: _key_reused,
     StoreError: _store,
     Exception: _bug,
 }

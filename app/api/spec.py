@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from starlette.routing import BaseRoute
 
 from app.api.guarded import GuardedRoute
+from app.api.idempotency import HEADER, KEY_LIMIT
 from app.api.problems import MEDIA_TYPE
 from app.api.waiting import WAIT_LIMIT_S
 
@@ -20,6 +21,18 @@ _PREFER = {
     "schema": {"type": "string"},
     "example": "wait=10",
     "description": f"`wait=N` holds the answer until the task has ended, N seconds (at most {WAIT_LIMIT_S}).",
+}
+_KEY = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT, "pattern": "^[ -~]+$"},
+    "description": "Your name for this submission. Sent again within 24 hours, the same body makes no other task and "
+    "is answered as the first time, with `Idempotency-Replayed: true`; another body is a 422.",
+}
+_REPLAYED = {
+    "description": "The answer is that of an earlier request with this key.",
+    "schema": {"type": "string", "const": "true"},
 }
 _BEARER = {
     "type": "http",
@@ -58,6 +71,10 @@ def _complete(spec: dict[str, Any], guarded: set[str]) -> None:
             if operation["operationId"] in _WAITING:
                 others = [p for p in operation.get("parameters", []) if p["name"] != "prefer"]
                 operation["parameters"] = [*others, _PREFER]
+    submit = spec["paths"]["/tasks"]["post"]
+    submit["parameters"].append(_KEY)
+    for status in ("200", "202"):
+        submit["responses"][status]["headers"] = {"Idempotency-Replayed": _REPLAYED}
     for name in _NOT_OURS:
         spec["components"]["schemas"].pop(name, None)
 

@@ -8,13 +8,15 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 
 from app.api import present
 from app.api.guarded import GuardedRoute
+from app.api.idempotency import REPLAYED, Answer, Key, answered, key_of, once
 from app.api.schemas import SESSION_ID, BudgetIn, Problem, TaskIn, TaskOut, TaskPage
-from app.api.services import principal
-from app.api.submit import acceptance, prepare
+from app.api.services import Services, principal
+from app.api.submit import Submission, acceptance, prepare
 from app.api.waiting import await_end, read_task, wished_wait_s
 from app.budget.accounts import set_limit
+from app.budget.keys import Principal
 from app.budget.scopes import task_scope
-from app.domain.errors import BudgetExhausted, NotFound, TaskFinished
+from app.domain.errors import BudgetExhausted, BursarError, NotFound, TaskFinished
 from app.domain.money import nano_from_usd
 from app.domain.task import Subject, TaskStatus
 from app.journal.events import TaskBudgetSet
@@ -54,25 +56,73 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     summary="Submit a task",
 )
 async def create_task(request: Request, body: TaskIn) -> Response:
-    """Accept a task: once this answers, the task is durable. Poll `Location`, or follow its events."""
+    """Accept a task: once this answers, the task is durable. Poll `Location`, or follow its events.
+
+    With an `Idempotency-Key` it can be sent again: for 24 hours the same body makes no other task, and is
+    answered as the first time.
+    """
     services, who = await principal(request)
+    key = key_of(request, who, body)
+    if key is not None:
+        known = await services.store.read(lambda tx: answered(tx, key))
+        if (
+            known is not None
+        ):  # also when the queue is full, the budget spent, or the service stopping
+            return await _again(services, who, known, wished_wait_s(request))
+    try:
+        submission, at_us = await _accept(services, who, body, key)
+    except BursarError:
+        if key is None:
+            raise
+        known = await services.store.read(lambda tx: answered(tx, key))
+        if known is None:
+            raise
+        return await _again(services, who, known, wished_wait_s(request))
+    wait_s, task_id = wished_wait_s(request), submission.subject.task_id
+    if wait_s:
+        return await _waited(services, who, task_id, wait_s, {})
+    task = present.accepted_task(submission, at_us, simulated=services.simulated)
+    return present.json(task, 202, _accepted(task_id))
+
+
+async def _accept(
+    services: Services, who: Principal, body: TaskIn, key: Key | None
+) -> tuple[Submission, int]:
+    """Make the task durable; returns it with the instant of its acceptance."""
     with services.queue.place():
         submission = await prepare(services, who, body)
+        accept = acceptance(services, submission)
+        if key is not None:
+            accept = once(services, key, submission, _accepted(submission.subject.task_id), accept)
         try:
-            at_us = await services.store.write(acceptance(services, submission))
+            return submission, await services.store.write(accept)
         except BudgetExhausted as error:
             services.metrics.rejections.labels(error.scope).inc()
             raise
-    task_id, wait_s = submission.subject.task_id, wished_wait_s(request)
-    headers = {"Location": f"/tasks/{task_id}"}
-    if not wait_s:
-        task = present.accepted_task(submission, at_us, simulated=services.simulated)
-    else:
-        task = await await_end(services, who, task_id, wait_s)
+
+
+async def _again(services: Services, who: Principal, known: Answer, wait_s: int) -> Response:
+    """The first answer; or, where a wait is wished for, how the task stands after it."""
+    if wait_s or known.body is None:
+        return await _waited(services, who, known.task_id, wait_s, REPLAYED)
+    headers = {**known.headers, **REPLAYED}
+    return Response(known.body, known.status, headers, "application/json")
+
+
+async def _waited(
+    services: Services, who: Principal, task_id: str, wait_s: int, headers: dict[str, str]
+) -> Response:
+    task = await await_end(services, who, task_id, wait_s)
+    headers = {"Location": f"/tasks/{task_id}", **headers}
+    if wait_s:
         headers["Preference-Applied"] = f"wait={wait_s}"
     if TaskStatus(task["status"]).terminal:
         return present.json(task, 200, headers)
     return present.json(task, 202, {**headers, "Retry-After": POLL_AFTER_S})
+
+
+def _accepted(task_id: str) -> dict[str, str]:
+    return {"Location": f"/tasks/{task_id}", "Retry-After": POLL_AFTER_S}
 
 
 @router.get(

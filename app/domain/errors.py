@@ -8,6 +8,7 @@ BursarError
   + QueueFull             the queue's bound is reached
   + Stopping              the service takes no new work
   + SubmissionRefused     a submission that can never run (unknown model, unknown tool, …)
+  + KeyReused             an idempotency key that stands for another submission
   + BudgetExhausted       spent money leaves less than a minimal call
   + StaleLease            a write by a run that no longer holds its task
   + LeaseLost             a claim by a worker whose lease is gone or has expired
@@ -77,6 +78,14 @@ class SubmissionRefused(BursarError):  # noqa: N818
         super().__init__(message)
         self.field = field
         self.kind = kind or f"unknown-{field}"
+
+
+class KeyReused(BursarError):  # noqa: N818
+    """An idempotency key that stands for another submission."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"The Idempotency-Key {key!r} was sent before, with another body.")
+        self.key = key
 
 
 class BudgetExhausted(BursarError):  # noqa: N818

@@ -7,6 +7,7 @@ import pytest
 
 from app.store.port import Tx
 from app.store.queries import load_queries
+from tests.conformance.answers_story import ANSWERS_STORY
 from tests.conformance.turns_story import TURNS_STORY, task
 from tests.conformance.upkeep_story import UPKEEP_STORY
 from tests.conformance.uses import Use, changes, finds
@@ -320,6 +321,7 @@ STORY = (
     *USAGE_STORY,
     *KEYS_STORY,
     *TURNS_STORY,
+    *ANSWERS_STORY,
 )
 
 
