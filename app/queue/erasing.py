@@ -39,6 +39,7 @@ def erase(tx: Tx, owner: str, task_id: str) -> bool:
         now_us=tx.now_us,
     )
     tx.run("erase_bodies", subject=task_id)
+    tx.run("erase_answers", task_id=task_id)
     _erase_data(tx, task_id, frozenset(orjson.loads(row["spec"])["tools"]))
     append(tx, Subject(task_id, row["session_id"], owner, row["run_count"]), TaskErased())
     return True

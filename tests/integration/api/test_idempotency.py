@@ -299,3 +299,16 @@ async def test_for_a_day(tmp_path: Path) -> None:
         assert (again.status_code, MARK in again.headers) == (202, False)
         assert again.json()["id"] != first.json()["id"]
         assert [row["key"] for row in bursar.rows("SELECT key FROM answers")] == ["k"]
+
+
+async def test_after_an_erasure(bursar: Running) -> None:
+    """The stored answer quoted the prompt: it is gone, too; the key still stands for the task as it is now."""
+    first = await post(bursar, "k")
+    task_id = first.json()["id"]
+    await bursar.finished(task_id)
+    assert (await bursar.client.delete(f"/tasks/{task_id}")).status_code == 204
+    assert bursar.rows("SELECT body FROM answers") == [{"body": None}]
+    again = await post(bursar, "k")
+    assert (again.status_code, again.headers[MARK]) == (200, "true")
+    assert (again.json()["id"], again.json()["task"]) == (task_id, "")
+    assert tasks(bursar) == 1
