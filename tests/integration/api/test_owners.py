@@ -1,5 +1,6 @@
 """Keys and owners over the API: who is let in, and that nobody sees or touches what is another's."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ import pytest
 
 from app.api.gate import REMEMBERED_S
 from app.domain.task import LOCAL_OWNER
-from tests.support.clock import FakeClock
+from tests.support.clock import FakeClock, yielded
 from tests.support.contract import FILE
 from tests.support.keys import come_as, made_key, revoked
 from tests.support.loglines import LineChecker
@@ -55,6 +56,9 @@ async def _party(bursar: Running, owner: str, session_usd: float) -> Party:
     bursar.script(HANG)
     running = await bursar.submit(f"Work for {owner}.", session_id="s")
     await bursar.saw(running["id"], "attempt_started")
+    async with asyncio.timeout(30):  # it has left; now it has to arrive
+        while not bursar.simulator.log.seen[-1].fault:
+            await yielded()
     bursar.script()
     return Party(owner, key_id, text, ended["id"], running["id"])
 
