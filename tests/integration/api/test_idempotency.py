@@ -310,5 +310,5 @@ async def test_after_an_erasure(bursar: Running) -> None:
     assert bursar.rows("SELECT body FROM answers") == [{"body": None}]
     again = await post(bursar, "k")
     assert (again.status_code, again.headers[MARK]) == (200, "true")
-    assert (again.json()["id"], again.json()["task"]) == (task_id, "")
+    assert (again.json()["id"], again.json()["task"]) == (task_id, None)
     assert tasks(bursar) == 1
