@@ -42,6 +42,15 @@ class FakeClock:
         self._now_us += int(duration_s * US_PER_S)
 
 
+class ShiftedClock(SystemClock):
+    """The machine's clock, some time ahead of it."""
+
+    ahead_s = 0.0
+
+    def now_us(self) -> int:
+        return super().now_us() + int(self.ahead_s * US_PER_S)
+
+
 async def yielded(times: int = 1) -> None:
     """Let everything that is ready run, `times` times over."""
     for _ in range(times):
