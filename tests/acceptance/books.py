@@ -2,17 +2,21 @@
 
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
+import psycopg
+from psycopg.rows import dict_row
 
 from app.budget.audit import Drift, audit
 from app.domain.task import Outcome, TaskStatus
+from app.store.port import Tx
 from app.store.queries import load_queries
+from app.store.snapshot import snapshot
 from app.store.sqlite_tx import SqliteTx
 
 Row = dict[str, Any]
@@ -55,25 +59,36 @@ class Books:
 LINES = "SELECT *, task_id || '/' || step || '/' || attempt AS attempt_id FROM ledger_lines"
 
 
-def read_books(path: Path, bill: dict[str, Any]) -> Books:
-    """Read the database directly, and the bill as the simulator's endpoint shows it."""
-    with opened(path) as connection:
-        lines = rows(connection, LINES)
-        events: dict[str, list[Row]] = defaultdict(list)
-        for row in rows(connection, "SELECT * FROM events ORDER BY subject, seq"):
-            if not row["subject"].startswith("session/"):
-                events[row["subject"]].append({**row, "data": orjson.loads(row["data"])})
-        assert bill["lines_kept"] == bill["total"]["lines"]
-        return Books(
-            accounts=rows(connection, "SELECT * FROM accounts"),
-            settlements={r["attempt_id"]: r for r in lines if r["entry"] == "settlement"},
-            releases={r["attempt_id"] for r in lines if r["entry"] == "release"},
-            reservations={r["attempt_id"]: r for r in lines if r["entry"] == "reservation"},
-            tasks={row["id"]: row for row in rows(connection, "SELECT * FROM tasks")},
-            events=events,
-            drift=list(audit(SqliteTx(connection, load_queries(), 0)).drifts),
-            bill=bill["lines"],
-        )
+def read_books(place: Path | str, bill: dict[str, Any]) -> Books:
+    """Read the database's file, or PostgreSQL, directly, and the bill as the simulator's endpoint shows it."""
+    if isinstance(place, str):
+        with (
+            psycopg.connect(place, row_factory=dict_row) as postgres,
+            snapshot(place) as tx,
+        ):
+            return _read(lambda query: postgres.execute(query.encode()).fetchall(), tx, bill)
+    with opened(place) as connection:
+        tx = SqliteTx(connection, load_queries(), 0)
+        return _read(lambda query: rows(connection, query), tx, bill)
+
+
+def _read(look: Callable[[str], list[Row]], tx: Tx, bill: dict[str, Any]) -> Books:
+    lines = look(LINES)
+    events: dict[str, list[Row]] = defaultdict(list)
+    for row in look("SELECT * FROM events ORDER BY subject, seq"):
+        if not row["subject"].startswith("session/"):
+            events[row["subject"]].append({**row, "data": orjson.loads(row["data"])})
+    assert bill["lines_kept"] == bill["total"]["lines"]
+    return Books(
+        accounts=look("SELECT * FROM accounts"),
+        settlements={r["attempt_id"]: r for r in lines if r["entry"] == "settlement"},
+        releases={r["attempt_id"] for r in lines if r["entry"] == "release"},
+        reservations={r["attempt_id"]: r for r in lines if r["entry"] == "reservation"},
+        tasks={row["id"]: row for row in look("SELECT * FROM tasks")},
+        events=events,
+        drift=list(audit(tx).drifts),
+        bill=bill["lines"],
+    )
 
 
 def check_all(books: Books, accepted: set[str]) -> None:

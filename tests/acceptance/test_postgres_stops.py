@@ -1,0 +1,200 @@
+"""PostgreSQL goes away under load, again and again: the service says so, spends nothing unwritten, loses nothing."""
+
+import asyncio
+import random
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.domain.clock import SystemClock
+from tests.acceptance.books import Books, check_all, read_books
+from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults
+from tests.support.postgres import Server, server
+from tests.support.process import Service, service, simulator
+
+_CLOCK = SystemClock()
+_POSTERS = 6
+_BODIES: list[dict[str, Any]] = [
+    {"task": "Why is the sky blue?", "complexity": "simple"},
+    {
+        "task": 'Work it out. [[sim {"steps": 3, "parallel": 3}]]',
+        "complexity": "simple",
+        "tools": ["calculator", "text_stats"],
+        "session_id": "shared",
+    },
+]
+
+
+@pytest.fixture
+def own() -> Iterator[Server]:
+    """A PostgreSQL server that may be stopped."""
+    with server() as running:
+        yield running
+
+
+@pytest.fixture
+async def upstream(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A simulator whose bill outlives every outage."""
+    async with simulator(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def bursar(
+    tmp_path: Path, upstream: httpx.AsyncClient, own: Server
+) -> AsyncIterator[Service]:
+    """A service on that server, not yet started."""
+    settings = {
+        "BURSAR_SESSION_BUDGET_USD": "500",
+        "BURSAR_WORKERS": "16",
+        "BURSAR_DATABASE_URL": own.create(),
+    }
+    async with service(tmp_path, str(upstream.base_url), **settings) as made:
+        yield made
+
+
+@dataclass
+class Clients:
+    """Programs that keep posting. The service lives, so each of their requests has an answer."""
+
+    url: str
+    accepted: list[str] = field(default_factory=list)
+    refused: int = 0
+    stopping: bool = False
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    """The database answers, as far as the test knows."""
+    welcome: asyncio.Event = field(default_factory=asyncio.Event)
+    """A task was accepted since it was last cleared."""
+
+    async def run(self) -> None:
+        """Post until told to stop."""
+        await asyncio.gather(*(self._one(number) for number in range(_POSTERS)))
+
+    async def _one(self, number: int) -> None:
+        count = number
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=60) as client:
+            while not self.stopping:
+                answer = await client.post("/tasks", json=_BODIES[count % len(_BODIES)])
+                if answer.status_code == 202:
+                    self.accepted.append(answer.json()["id"])
+                    self.welcome.set()
+                    count += 1
+                    await client.get(f"/tasks/{self.accepted[-1]}", headers={"prefer": "wait=1"})
+                    continue
+                _check_refusal(answer)
+                self.refused += 1
+                await self.up.wait()
+
+
+def _check_refusal(answer: httpx.Response) -> None:
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["type"].endswith(":store-unavailable"), answer.text
+    assert int(answer.headers["retry-after"]) > 0
+    assert "postgresql://" not in answer.text
+
+
+async def _check_away(client: httpx.AsyncClient) -> None:
+    """Unready, alive, and honest to whoever asks."""
+    _check_refusal(await client.get("/readyz"))
+    assert (await client.get("/healthz")).status_code == 200
+    _check_refusal(await client.post("/tasks", json=_BODIES[0]))
+    _check_refusal(await client.get("/tasks"))
+
+
+async def _stop_again_and_again(
+    bursar: Service, own: Server, clients: Clients, stops: int
+) -> list[float]:
+    """Stop the database a moment after some commit; how long it took from its start to the next 202, in seconds."""
+    dice = random.Random(9)  # noqa: S311  (a repeatable test, not a secret)
+    recoveries = []
+    async with bursar.client() as client:
+        for _ in range(stops):
+            await bursar.child.lines(dice.randrange(20, 200))
+            await _CLOCK.sleep(dice.uniform(0, 0.05))
+            clients.up.clear()
+            own.stop()
+            await _check_away(client)
+            await _CLOCK.sleep(dice.uniform(0, 1.5))  # that long it is away
+            clients.welcome.clear()
+            own.start()
+            clients.up.set()
+            begun_s = _CLOCK.monotonic_s()
+            await clients.welcome.wait()
+            recoveries.append(_CLOCK.monotonic_s() - begun_s)
+    return recoveries
+
+
+async def _stop_loop(
+    bursar: Service, upstream: httpx.AsyncClient, own: Server, stops: int
+) -> tuple[Books, list[float], Clients]:
+    await set_faults(
+        upstream, random=[{"kind": "latency", "delay_s": [0, 0.1], "probability": 1}], seed=3
+    )
+    clients = Clients(bursar.url)
+    clients.up.set()
+    await bursar.start()
+    posting = asyncio.create_task(clients.run())
+    try:
+        recoveries = await _stop_again_and_again(bursar, own, clients, stops)
+        clients.stopping = True
+        await posting
+        async with bursar.client() as client:
+            await all_ended(client, clients.accepted)
+    finally:
+        posting.cancel()
+    left = await bursar.stop()
+    assert left.code == 0
+    return (
+        read_books(bursar.env["BURSAR_DATABASE_URL"], await bill_of(upstream)),
+        recoveries,
+        clients,
+    )
+
+
+async def _check_loop(
+    bursar: Service, upstream: httpx.AsyncClient, own: Server, stops: int
+) -> None:
+    books, recoveries, clients = await _stop_loop(bursar, upstream, own, stops)
+    check_all(books, set(clients.accepted))
+    assert set(books.tasks) == set(clients.accepted), "refused, and kept all the same"
+    assert {task["outcome"] for task in books.tasks.values()} == {"answered"}
+    asked = {request["headers"]["x-bursar-attempt"] for request in await requests_of(upstream)}
+    assert asked <= set(books.reservations), "a call left without a written reservation"
+    assert max(recoveries) < 20
+    kinds = Counter(line["kind"] for line in books.settlements.values())
+    middle = sorted(recoveries)[len(recoveries) // 2]
+    sys.stdout.write(
+        f"{stops} stops of PostgreSQL, {len(books.tasks)} tasks, {len(books.settlements)} calls"
+        f" ({kinds['presumed']} presumed), {clients.refused} posts refused,"
+        f" accepted again after {middle:.2f} s (at most {max(recoveries):.2f} s)\n"
+    )
+
+
+@pytest.mark.timeout(110)
+async def test_three_stops(bursar: Service, upstream: httpx.AsyncClient, own: Server) -> None:
+    """It is cut off in mid-work three times."""
+    await _check_loop(bursar, upstream, own, 3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1_800)
+async def test_a_hundred_stops(bursar: Service, upstream: httpx.AsyncClient, own: Server) -> None:
+    """The same every few seconds, a hundred times."""
+    await _check_loop(bursar, upstream, own, 100)
+
+
+async def test_no_database_at_the_start(bursar: Service, own: Server) -> None:
+    """One sentence on stderr, and the exit code of a failure."""
+    own.stop()
+    child = await bursar.spawn()
+    left = await child.ended(20)
+    assert left.code == 1
+    (sentence,) = left.err.splitlines()
+    assert sentence.startswith("bursar: The PostgreSQL database test_1 at 127.0.0.1:")
+    assert "cannot be used right now" in sentence
