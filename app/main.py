@@ -43,6 +43,7 @@ from app.simulator.core import Simulator
 from app.simulator.server import RunningServer, start
 from app.store.port import ListenedStore
 from app.store.postgres import PostgresStore
+from app.store.space import DiskSpace
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME
 from app.tools.builtin import builtin_tools
@@ -223,6 +224,8 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     """Put the parts together; nothing runs yet."""
     metrics, turns = Metrics(__version__), Turns()
     lease = Lease(new_id("worker", clock.now_us()))
+    floor_bytes = settings.disk_floor_bytes if settings.database_url is None else 0
+    space = DiskSpace(settings.data_dir, clock, floor_bytes=floor_bytes)
     queue = EmbeddedQueue(
         store,
         clock,
@@ -230,6 +233,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         limit=settings.queue_limit,
         paused_limit=settings.paused_limit,
         caps=Caps(settings.session_concurrency, settings.key_concurrency),
+        space=space,
     )
     loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
     pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=settings.workers)
@@ -252,6 +256,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         defaults=_defaults(settings),
         version=__version__,
         simulated=settings.simulated,
+        space=space,
     )
     metrics.running.set_function(lambda: pool.running)
     app = create_app(__version__)

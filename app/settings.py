@@ -53,6 +53,12 @@ class Settings(BaseSettings):
     data_dir: Path = Field(
         Path("data"), description="Folder of the embedded database and its lock."
     )
+    disk_floor_bytes: int = Field(
+        67_108_864,
+        ge=0,
+        description="Bytes to keep free on the disk of the data directory: below it no work is taken "
+        "and none begun; 0 looks at nothing.",
+    )
     database_url: SecretStr | None = Field(
         None,
         description="A PostgreSQL database, `postgresql://user:password@host/name`; unset: the embedded one.",

@@ -7,7 +7,7 @@ from app.api.problems import RETRY_AFTER_S, problem
 from app.api.schemas import Problem
 from app.api.services import Services, services_of
 from app.domain.clock import US_PER_S
-from app.domain.errors import StoreError
+from app.domain.errors import StoreError, StoreFull
 from app.domain.money import usd_from_nano
 from app.store.port import Row, Tx
 
@@ -25,20 +25,27 @@ async def healthz(request: Request) -> Response:
 
 @router.get(
     "/readyz",
-    responses={503: {"model": Problem, "description": "Stopping, or the store cannot be written."}},
+    responses={
+        503: {
+            "model": Problem,
+            "description": "Stopping, the store cannot be written, or its disk is nearly full.",
+        }
+    },
     summary="Can it take work?",
 )
 async def readyz(request: Request) -> Response:
-    """Ready when the store can be written and the service is not stopping."""
+    """Ready when the store can be written, its disk has room, and the service is not stopping."""
     services = services_of(request)
     if services.stopping:
         return problem(503, "stopping", "The service is stopping.", "It takes no new work.")
     try:
-        await services.store.write(lambda tx: tx.one("ping"))
+        services.space.check()
+        await services.store.write(lambda tx: tx.run("probe_write"))
     except StoreError as error:
+        kind = "store-full" if isinstance(error, StoreFull) else "store-unavailable"
         return problem(
             503,
-            "store-unavailable",
+            kind,
             "The store cannot be written.",
             type(error).__name__,
             retry_after_s=RETRY_AFTER_S,

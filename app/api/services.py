@@ -17,6 +17,7 @@ from app.llm.pricing import PriceBook
 from app.observe.metrics import Metrics
 from app.queue.port import Queue
 from app.store.port import Store
+from app.store.space import DiskSpace
 from app.tools.registry import ToolRegistry
 
 _WHO = "bursar.principal"
@@ -55,6 +56,7 @@ class Services:
     defaults: Defaults
     version: str
     simulated: bool
+    space: DiskSpace
     stopping: bool = False
 
 

@@ -42,6 +42,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         "description": "The queue is full; `Retry-After` says when to come back.",
     },
     503: {"model": Problem, "description": "Stopping, or the store is unavailable."},
+    507: {"model": Problem, "description": "No space left, or too little to take new work."},
 }
 
 

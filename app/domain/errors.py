@@ -14,6 +14,7 @@ BursarError
   + LeaseLost             a claim by a worker whose lease is gone or has expired
   + StoreError
       + StoreUnavailable  locked, unreachable or failing; may pass
+          + StoreClosed   closed by ourselves: the process is ending
       + StoreFull         no space left
       + StoreCorrupt      the file is not a healthy Bursar database
       + StoreInUse        another process holds the data directory
@@ -131,6 +132,10 @@ class StoreError(BursarError):
 
 class StoreUnavailable(StoreError):  # noqa: N818
     """Locked, unreachable or failing; may pass."""
+
+
+class StoreClosed(StoreUnavailable):
+    """Closed by ourselves: the process is ending, and nothing will be written any more."""
 
 
 class StoreFull(StoreError):  # noqa: N818

@@ -21,6 +21,7 @@ from app.journal.journal import Recorded
 from app.queue import verbs
 from app.queue.caps import NO_CAPS, Caps, release_held
 from app.store.port import Store
+from app.store.space import DiskSpace
 
 _log = logging.getLogger(__name__)
 CLAIM_LIMIT = 256
@@ -42,6 +43,7 @@ class EmbeddedQueue:
         limit: int,
         paused_limit: int = PAUSED_LIMIT,
         caps: Caps = NO_CAPS,
+        space: DiskSpace | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -49,6 +51,7 @@ class EmbeddedQueue:
         self._limit = limit
         self._paused_limit = paused_limit
         self._caps = caps
+        self._space = space
         self._buffer: asyncio.Queue[Claim | None] = asyncio.Queue()
         self._woken = asyncio.Event()
         self._hungry = 0
@@ -73,6 +76,8 @@ class EmbeddedQueue:
     def place(self) -> Iterator[None]:
         if self._stopping:
             raise Stopping
+        if self._space is not None:
+            self._space.check()
         if self.depth >= self._limit:
             raise QueueFull(self._limit)
         self._accepting += 1
@@ -175,8 +180,8 @@ class EmbeddedQueue:
                 await asyncio.wait_for(self._woken.wait(), SWEEP_INTERVAL_S)
 
     async def _claim(self, free: int) -> None:
-        """Take tasks for `free` workers; none while the lease is not renewed."""
-        if free <= 0 or not self._waiting:
+        """Take tasks for `free` workers; none while the lease is not renewed, or the disk nearly full."""
+        if free <= 0 or not self._waiting or (self._space is not None and self._space.low):
             return
         try:
             claims, more = await self._store.write(

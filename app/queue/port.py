@@ -15,6 +15,7 @@ class Queue(Protocol):
         Raises:
             QueueFull: the queue's bound is reached.
             Stopping: the service takes no new work.
+            StoreFull: the disk is nearly full; what is left is for what has begun.
         """
         ...
 

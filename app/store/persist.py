@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from app.domain.clock import Clock
-from app.domain.errors import StoreError
+from app.domain.errors import StoreClosed, StoreError
 from app.store.port import Operation, Store, T
 
 _RETRY_S = 1.0
@@ -27,12 +27,17 @@ async def persist(store: Store, clock: Clock, op: Operation[T]) -> T:
 
     What is to be written has happened already; forgetting it would mean buying it again. Only the end of
     the process stops the tries, and then recovery books the open reservation.
+
+    Raises:
+        StoreClosed: that end has come.
     """
 
     async def until_written() -> T:
         while True:
             try:
                 return await store.write(op)
+            except StoreClosed:
+                raise
             except StoreError as error:
                 _log.error("write_postponed", extra={"error_message": str(error)})
                 await clock.sleep(_RETRY_S)

@@ -55,6 +55,7 @@ class Store(Protocol):
 
         Raises:
             StoreUnavailable, StoreFull, StoreCorrupt: nothing of this operation was kept.
+            StoreClosed: after `close`.
             Exception: whatever `op` raised; nothing of it was kept.
         """
         ...

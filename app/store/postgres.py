@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from app.domain.clock import Clock, SystemClock
-from app.domain.errors import StoreError, StoreUnavailable
+from app.domain.errors import StoreClosed, StoreError, StoreUnavailable
 from app.domain.ids import new_id
 from app.store.port import CommitListener, Operation, T
 from app.store.postgres_link import Door, Limits
@@ -71,7 +71,7 @@ class PostgresStore:
     async def write(self, op: Operation[T]) -> T:
         if self._closed:
             message = "The store is closed."
-            raise StoreUnavailable(message)
+            raise StoreClosed(message)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._pending.append((op, future))
         if self._flusher is None:
@@ -81,7 +81,7 @@ class PostgresStore:
     async def read(self, op: Operation[T]) -> T:
         if self._closed:
             message = "The store is closed."
-            raise StoreUnavailable(message)
+            raise StoreClosed(message)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reading, self._readers.read, op)
 

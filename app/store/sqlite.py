@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from app.domain.clock import Clock
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import StoreClosed
 from app.store.port import CommitListener, Operation, T
 from app.store.queries import load_queries
 from app.store.sqlite_file import (
@@ -70,7 +70,7 @@ class SqliteStore:
     async def write(self, op: Operation[T]) -> T:
         if self._closed:
             message = "The store is closed."
-            raise StoreUnavailable(message)
+            raise StoreClosed(message)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._pending.append((op, future))
         if self._flusher is None:
@@ -80,7 +80,7 @@ class SqliteStore:
     async def read(self, op: Operation[T]) -> T:
         if self._closed:
             message = "The store is closed."
-            raise StoreUnavailable(message)
+            raise StoreClosed(message)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, op)
 
@@ -105,7 +105,7 @@ class SqliteStore:
             StoreError: it cannot be done.
         """
         if self._closed:
-            raise StoreUnavailable("The store is closed.")
+            raise StoreClosed("The store is closed.")
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._empty_log)
 
     def _empty_log(self) -> bool:

@@ -161,6 +161,7 @@ LEASES_STORY = (
 
 STORY = (
     finds("ping", 1, {"alive": 1}),
+    changes("probe_write", 1),
     changes("open_session", 1, owner="local", id="s", now_us=1),
     changes("open_session", 0, owner="local", id="s", now_us=2),
     changes("open_account", 1, **TASK, owner="local", limit_nano=100, warn_at_nano=30),

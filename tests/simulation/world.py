@@ -246,6 +246,7 @@ class _World:
         return settings.load(
             _env_file=None,
             data_dir=folder / "data",
+            disk_floor_bytes=0,  # how full this machine's disk is must not decide
             anthropic_api_key="simulated",
             anthropic_base_url=URL,
             workers=self._draw.choice((1, 2, 4, 8)),
