@@ -18,7 +18,8 @@ from typing import Any
 SQLITE_OK, SQLITE_FULL = 0, 13
 SECTOR = 512
 
-_Open = CFUNCTYPE(c_int, c_void_p, c_char_p, c_void_p, c_int, c_void_p)
+_Open = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p, c_int, c_void_p)
+"""The name as an address: an open file goes on using the bytes that were there."""
 _Delete = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
 _Write = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 _Truncate = CFUNCTYPE(c_int, c_void_p, c_int64)
@@ -173,9 +174,9 @@ def _vfs(usual: Any, disk: Disk) -> tuple[_Vfs, list[Any]]:
     usual_open, usual_delete = usual.contents.xOpen, usual.contents.xDelete
     kept: list[Any] = [ours]
 
-    def open_file(_vfs: Any, name: bytes | None, file: int, flags: int, out: Any) -> int:
+    def open_file(_vfs: Any, name: int | None, file: int, flags: int, out: Any) -> int:
         result: int = usual_open(usual, name, file, flags, out)
-        path = None if name is None else Path(name.decode())
+        path = None if name is None else Path(ctypes.string_at(name).decode())
         if result == SQLITE_OK and path is not None and path.parent == disk.folder:
             _watch(ctypes.cast(file, POINTER(_File)).contents, path.name, disk, kept)
         return result
