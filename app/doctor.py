@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.budget.audit import audit
+from app.budget.audit import Drift, audit
 from app.domain.money import format_usd
-from app.store.snapshot import snapshot
+from app.store.snapshot import examine_file, snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,18 @@ def examine(place: Path | str) -> Report:
     """Read the database at `place` (see `snapshot`), also while a service uses it; nothing is changed.
 
     Raises:
-        StoreError: there is none, or it cannot be read.
+        StoreError: there is none, it is damaged, or it cannot be read.
     """
+    if isinstance(place, Path):
+        examine_file(place)
     with snapshot(place) as tx:
         found = audit(tx)
-    drifts = tuple(
-        f"{drift.scope.kind} {drift.scope.id}: {drift.amount.removesuffix('_nano')} is "
-        f"{format_usd(drift.balance)} USD, its lines sum up to {format_usd(drift.summed)} USD"
-        for drift in found.drifts
-    )
-    return Report(found.account_count, found.line_count, drifts)
+    return Report(found.account_count, found.line_count, tuple(map(_sentence, found.drifts)))
+
+
+def _sentence(drift: Drift) -> str:
+    where = f"{drift.scope.kind} {drift.scope.id}: {drift.amount.removesuffix('_nano')} is"
+    if not drift.amount.endswith("_nano"):
+        return f"{where} {drift.balance}, its lines sum up to {drift.summed}"
+    balance, summed = format_usd(drift.balance), format_usd(drift.summed)
+    return f"{where} {balance} USD, its lines sum up to {summed} USD"

@@ -67,13 +67,16 @@ def get(path: str, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
-def post(path: str, body: bytes) -> bytes:
+def post(path: str, body: bytes, *headers: str) -> bytes:
     """A POST request with a JSON body."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n\r\n"
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "host: 127.0.0.1",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        *headers,
     )
-    return head.encode() + body
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 async def submit_all(port: int, body: bytes, count: int, connections: int) -> bytes:

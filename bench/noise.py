@@ -56,6 +56,11 @@ class Spread:
         return cls(statistics.median(found), min(found), max(found), len(found))
 
 
+def quantile_ms(values: Sequence[float], share: float) -> float:
+    """The value that this share of all values does not pass."""
+    return sorted(values)[min(int(share * len(values)), len(values) - 1)]
+
+
 def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     """Ours by theirs, round by round: what slowed the machine in one round slowed both."""
     return Spread.of(a / b for a, b in zip(ours, theirs, strict=True))

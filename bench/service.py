@@ -65,11 +65,11 @@ async def _ended(connection: Connection) -> Counter[str]:
 
 @asynccontextmanager
 async def serving(
-    upstream_url: str, *, workers: int = CONCURRENCY, **variables: str
+    upstream_url: str, *, workers: int = CONCURRENCY, home: Path | None = None, **variables: str
 ) -> AsyncIterator[Service]:
-    """A service of its own directory, ready to take work; killed at the end."""
+    """A service ready to take work, in `home` or a directory of its own; killed at the end."""
     with TemporaryDirectory(prefix="bursar-bench-") as name:
-        folder, port = Path(name), free_port()
+        folder, port = home or Path(name), free_port()
         settings = {
             "ANTHROPIC_API_KEY": "bench",
             "ANTHROPIC_BASE_URL": upstream_url,

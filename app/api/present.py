@@ -1,6 +1,6 @@
 """Rows as the API shows them: plain dictionaries of the shapes in `schemas`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -98,17 +98,20 @@ def session(row: Row) -> dict[str, Any]:
     }
 
 
-def session_usage(row: Row, lines: Iterable[Row]) -> dict[str, Any]:
-    """A session's usage: every number is a sum over ledger lines, grouped by task and model."""
-    rows = list(lines)
-    balance = _money(row["limit_nano"], sum(r["spent_nano"] for r in rows), row["reserved_nano"])
+def session_usage(
+    row: Row, by_model: Sequence[Row], tasks: Iterable[Row], next_cursor: str | None
+) -> dict[str, Any]:
+    """A session's usage: its sums by model, and those of one page of its tasks."""
+    spent_nano = sum(r["spent_nano"] for r in by_model)
+    balance = _money(row["limit_nano"], spent_nano, row["reserved_nano"])
     del balance["cost_usd"]
     return {
         "session_id": row["id"],
-        **_usage(rows),
+        **usage(by_model),
         **balance,
-        "by_model": _grouped(rows, "model"),
-        "by_task": _grouped(rows, "task_id"),
+        "by_model": {r["model"]: usage([r]) for r in by_model},
+        "by_task": {r["task_id"]: usage([r]) for r in tasks if r["calls"]},
+        "next_cursor": next_cursor,
     }
 
 
@@ -136,19 +139,8 @@ def ledger_line(row: Row) -> dict[str, Any]:
     }
 
 
-def usage(rows: Iterable[Row]) -> dict[str, Any]:
+def usage(rows: Sequence[Row]) -> dict[str, Any]:
     """What rows of usage sum up to."""
-    return _usage(list(rows))
-
-
-def _grouped(rows: list[Row], column: str) -> dict[str, Any]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(row[column], []).append(row)
-    return {name: _usage(members) for name, members in groups.items()}
-
-
-def _usage(rows: list[Row]) -> dict[str, Any]:
     total = {name: sum(row[name] for row in rows) for name in NO_USAGE}
     return {"spent_usd": usd_from_nano(total["spent_nano"]), **_used(total)}
 

@@ -321,7 +321,11 @@ class SessionUsageOut(UsageOut):
     reserved_usd: float
     remaining_usd: float
     by_model: dict[str, UsageOut]
-    by_task: dict[str, UsageOut]
+    by_task: dict[str, UsageOut] = Field(
+        description="One page of its tasks, the newest first; those without a call are left out. "
+        "Every other number is of the whole session."
+    )
+    next_cursor: str | None = Field(description="Pass it as `cursor` for older tasks.")
 
 
 class LedgerLineOut(BaseModel):

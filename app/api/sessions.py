@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.api import present
+from app.api.cursors import cursor_after, position
 from app.api.guarded import GuardedRoute
 from app.api.schemas import SESSION_ID, BudgetIn, Problem, SessionOut, SessionUsageOut
 from app.api.services import principal
@@ -21,6 +22,7 @@ from app.store.port import Row, Tx
 
 router = APIRouter(route_class=GuardedRoute, tags=["sessions"])
 SessionId = Annotated[str, Path(pattern=SESSION_ID)]
+PAGE_LIMIT = 1_000
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such session."}
 }
@@ -46,15 +48,24 @@ async def get_session(request: Request, session_id: SessionId) -> Response:
     responses=_NOT_FOUND,
     summary="What a session used and spent",
 )
-async def get_session_usage(request: Request, session_id: SessionId) -> Response:
-    """Calls, tokens and money, in all and by model and by task: sums over the ledger's lines."""
+async def get_session_usage(
+    request: Request,
+    session_id: SessionId,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT, description="Tasks in `by_task`.")] = 200,
+) -> Response:
+    """Calls, tokens and money, in all and by model and, page by page, by task: sums over the ledger's lines."""
     services, who = await principal(request)
+    before_us, before_id = position(cursor)
+    named = {"owner": who.owner, "session_id": session_id}
 
     def op(tx: Tx) -> dict[str, Any]:
         row = _row(tx, who.owner, session_id)
-        return present.session_usage(
-            row, tx.all("usage_of_session", owner=who.owner, session_id=session_id)
-        )
+        page = {"before_us": before_us, "before_id": before_id, "limit": limit + 1}
+        tasks = tx.all("usage_of_session", **named, **page)
+        last = tasks[limit - 1] if len(tasks) > limit else None
+        more = cursor_after(last["created_at_us"], last["task_id"]) if last else None
+        return present.session_usage(row, tx.all("totals_of_session", **named), tasks[:limit], more)
 
     return present.json(await services.store.read(op))
 

@@ -1,12 +1,11 @@
 """/tasks: submit, look, list, cancel, erase."""
 
-import base64
-import binascii
 from typing import Annotated, Any
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from app.api import present
+from app.api.cursors import cursor_after, position
 from app.api.guarded import GuardedRoute
 from app.api.idempotency import REPLAYED, Answer, Key, answered, key_of, once
 from app.api.schemas import SESSION_ID, BudgetIn, Problem, TaskIn, TaskOut, TaskPage
@@ -30,7 +29,6 @@ POLL_AFTER_S = "1"
 RESUME_LIMIT = 256
 """Paused tasks that are resumed at once; the queue takes care of the rest within a second."""
 PAGE_LIMIT = 200
-_FAR_FUTURE_US = 1 << 62
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such task."}
 }
@@ -152,7 +150,7 @@ async def list_tasks(
 ) -> Response:
     """Newest first."""
     services, who = await principal(request)
-    before_us, before_id = _position(cursor)
+    before_us, before_id = position(cursor)
     names = [n for n, v in (("session", session_id), ("status", status)) if v is not None]
     query = "list_tasks" + ("_by_" + "_and_".join(names) if names else "")
 
@@ -180,7 +178,7 @@ async def list_tasks(
                 present.task(f["row"], f["used"] or present.NO_USAGE, simulated=services.simulated)
                 for f in page
             ],
-            "next_cursor": _cursor(last["created_at_us"], last["id"]) if last else None,
+            "next_cursor": cursor_after(last["created_at_us"], last["id"]) if last else None,
         }
     )
 
@@ -272,21 +270,3 @@ def _standing(task: dict[str, Any], headers: dict[str, str] | None = None) -> Re
     if not TaskStatus(task["status"]).terminal:
         headers["Retry-After"] = POLL_AFTER_S
     return present.json(task, 200, headers)
-
-
-def _cursor(created_at_us: int, task_id: str) -> str:
-    return base64.urlsafe_b64encode(f"{created_at_us}.{task_id}".encode()).decode().rstrip("=")
-
-
-def _position(cursor: str | None) -> tuple[int, str]:
-    if cursor is None:
-        return _FAR_FUTURE_US, ""
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        created_at_us, _, task_id = text.partition(".")
-        position = int(created_at_us)
-    except (binascii.Error, UnicodeError, ValueError):
-        position, task_id = -1, ""
-    if not 0 <= position <= _FAR_FUTURE_US or not task_id:
-        raise HTTPException(400, "The cursor is not one that this service gave out.")
-    return position, task_id

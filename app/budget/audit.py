@@ -1,14 +1,18 @@
 """Hold the accounts against the lines: every balance must be the sum of what was booked on it."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import orjson
 
-from app.budget.scopes import Scope
+from app.budget.scopes import Scope, session_scope
 from app.store.port import Tx
 
 _AMOUNTS = ("spent_nano", "reserved_nano", "surplus_nano")
+_KINDS = ("confirmed_nano", "estimated_nano", "presumed_nano")
+_METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
+_USED = ("calls", "spent_nano", *_KINDS, *(f"{meter}_tokens" for meter in _METERS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Drift:
 
     scope: Scope
     amount: str
-    """`spent_nano`, `reserved_nano` or `surplus_nano`."""
+    """`spent_nano`, `reserved_nano` or `surplus_nano`; of a session's usage also calls, tokens and kinds of money."""
     balance: int
     summed: int
 
@@ -49,4 +53,17 @@ def audit(tx: Tx) -> Audit:
             balance = 0 if account is None else account[amount]
             if balance != sums[scope][amount]:
                 drifts.append(Drift(scope, amount, balance, sums[scope][amount]))
-    return Audit(len(accounts), line_count, tuple(drifts))
+    return Audit(len(accounts), line_count, (*drifts, *_session_usage(tx)))
+
+
+def _session_usage(tx: Tx) -> Iterator[Drift]:
+    """The sums that are kept for each session and model."""
+    for off in tx.all("session_usage_drifts"):
+        named = {"owner": off["owner"], "session_id": off["session_id"]}
+        rows = tx.all("totals_of_session", **named)
+        kept = next((row for row in rows if row["model"] == off["model"]), None)
+        for column in _USED:
+            if off[column]:
+                has = 0 if kept is None else kept[column]
+                scope = session_scope(off["owner"], off["session_id"])
+                yield Drift(scope, f"{off['model']}: {column}", has, has - off[column])

@@ -148,6 +148,7 @@ def settle(
         meters=meters,
         price_row=price_row,
     )
+    _count_in_session(tx, held, kind, cost, meters)
     return Settled(cost, cost - within, task_spent, reserved, warnings)
 
 
@@ -196,6 +197,25 @@ def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> tuple[int, t
             tx.run("warned", scope=kind, id=identifier)
             warnings.append(Warned(Scope(kind, identifier), row["limit_nano"], row["spent_nano"]))
     return task_spent, tuple(warnings)
+
+
+def _count_in_session(tx: Tx, held: Row, kind: Kind, cost_nano: int, meters: Meters) -> None:
+    """Keep the session's sums in step with its lines: with many tasks they cannot be summed up each time."""
+    by_kind = {f"{one}_nano": cost_nano if one is kind else 0 for one in Kind}
+    tx.run(
+        "count_in_session",
+        owner=held["owner"],
+        session_id=held["session_id"],
+        model=held["model"],
+        calls=1,
+        spent_nano=cost_nano,
+        **by_kind,
+        input_tokens=meters.input_tokens,
+        output_tokens=meters.output_tokens,
+        cache_read_tokens=meters.cache_read_tokens,
+        cache_write_5m_tokens=meters.cache_write_5m_tokens,
+        cache_write_1h_tokens=meters.cache_write_1h_tokens,
+    )
 
 
 def _attempt_of(row: Row) -> Attempt:

@@ -52,6 +52,7 @@ def enqueue(
     `ageing_us` behind: after that time it goes before newcomers of the level above.
     """
     due_at_us = tx.now_us if spec.run_at_us is None else max(spec.run_at_us, tx.now_us)
+    tx.run("count_task", owner=subject.owner, session_id=subject.session_id)
     tx.run(
         "insert_task",
         id=subject.task_id,

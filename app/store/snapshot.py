@@ -9,8 +9,24 @@ from app.domain.clock import SystemClock
 from app.domain.errors import StoreUnavailable
 from app.store.port import Tx
 from app.store.queries import load_queries
-from app.store.sqlite_file import DATABASE_NAME, connect, store_error
+from app.store.sqlite_file import DATABASE_NAME, connect, examine, store_error
 from app.store.sqlite_tx import SqliteTx
+
+
+def examine_file(folder: Path) -> None:
+    """Look at every page of the database in `folder`, also while a service uses it.
+
+    Raises:
+        StoreError: there is none, or it is damaged.
+    """
+    path = folder / DATABASE_NAME
+    if not path.is_file():
+        raise StoreUnavailable(f"There is no database at {path}.")
+    with closing(connect(path, read_only=True)) as connection:
+        try:
+            examine(connection, path)
+        except sqlite3.Error as error:
+            raise store_error(error, path) from error
 
 
 @contextmanager

@@ -20,6 +20,9 @@ DATABASE_NAME = "bursar.db"
 BUSY_TIMEOUT_S = 5.0
 """How long a statement waits for somebody else's lock (a backup tool, say)."""
 _CACHED_STATEMENTS = 256
+EXAMINED_LIMIT_BYTES = 256 * 2**20
+"""A larger file is not examined as a whole at the start: that takes a second for each few hundred megabytes, and
+minutes from a cold disk, while its tasks wait. Damage shows when it is met, and `doctor` looks for it."""
 MAGIC = b"SQLite format 3\x00"
 _NOT_HEALTHY = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
@@ -189,6 +192,17 @@ def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a damaged file at the start rather than in the middle of somebody's task."""
+    connection.execute("PRAGMA schema_version").fetchone()  # whatever its size: it is a database
+    if path.stat().st_size <= EXAMINED_LIMIT_BYTES:
+        examine(connection, path)
+
+
+def examine(connection: sqlite3.Connection, path: Path) -> None:
+    """Look at every page of the file.
+
+    Raises:
+        StoreCorrupt: it is damaged.
+    """
     verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":
         message = f"{path} is damaged ({verdict}). Restore a backup, or move it away to start anew."

@@ -47,6 +47,21 @@ PAUSE: dict[str, object] = {
     "blocked_id": "t",
     "blocked_needed_nano": 50,
 }
+SUM: dict[str, object] = {
+    "owner": "local",
+    "session_id": "s",
+    "model": "m",
+    "calls": 1,
+    "spent_nano": 45,
+    "confirmed_nano": 45,
+    "estimated_nano": 0,
+    "presumed_nano": 0,
+    "input_tokens": 3,
+    "output_tokens": 2,
+    "cache_read_tokens": 0,
+    "cache_write_5m_tokens": 0,
+    "cache_write_1h_tokens": 0,
+}
 PAGE = {"owner": "local", "before_us": 2**62, "before_id": "", "limit": 10}
 
 LEDGER_PAGE = {
@@ -159,6 +174,12 @@ LEASES_STORY = (
     changes("remove_workers", 0),
 )
 
+
+def less(value: object) -> object:
+    """A number the other way round."""
+    return -value if isinstance(value, int) else value
+
+
 STORY = (
     finds("ping", 1, {"alive": 1}),
     changes("probe_write", 1),
@@ -178,6 +199,9 @@ STORY = (
     changes("set_limit", 1, **TASK, limit_nano=90, warn_at_nano=30),
     finds("read_account", 1, {"limit_nano": 90, "spent_nano": 0, "surplus_nano": 0}, **TASK),
     finds("read_session", 1, {"limit_nano": 1_000, "task_count": 0}, owner="local", id="s"),
+    changes("count_task", 1, owner="local", session_id="s"),
+    changes("count_task", 0, owner="stranger", session_id="s"),
+    finds("read_session", 1, {"task_count": 1}, owner="local", id="s"),
     task("t", 5),
     finds("read_task", 1, {"status": "queued", "limit_nano": 90}, owner="local", id="t"),
     finds("read_task", 0, None, owner="stranger", id="t"),
@@ -249,21 +273,34 @@ STORY = (
         owner="local",
     ),
     finds("usage_of_task", 1, {"calls": 0, "spent_nano": 0}, task_id="t", owner="stranger"),
+    finds("totals_of_session", 0, None, owner="local", session_id="s"),
+    finds(
+        "session_usage_drifts",
+        1,
+        {"session_id": "s", "model": "m", "calls": -1, "spent_nano": -45, "input_tokens": -3},
+    ),
+    changes("count_in_session", 1, **SUM),
+    finds("session_usage_drifts", 0, None),
+    changes("count_in_session", 1, **SUM),
+    finds("session_usage_drifts", 1, {"calls": 1, "confirmed_nano": 45, "presumed_nano": 0}),
+    changes("count_in_session", 1, **{name: less(value) for name, value in SUM.items()}),
     finds(
         "totals_of_session",
         1,
-        {"calls": 1, "spent_nano": 45, "input_tokens": 3},
+        {"model": "m", "calls": 1, "spent_nano": 45, "input_tokens": 3},
         owner="local",
         session_id="s",
     ),
-    finds("totals_of_session", 1, {"calls": 0, "spent_nano": 0}, owner="x", session_id="s"),
+    finds("totals_of_session", 0, None, owner="x", session_id="s"),
     finds(
         "usage_of_session",
         1,
-        {"task_id": "t", "model": "m", "calls": 1, "spent_nano": 45, "input_tokens": 3},
-        owner="local",
+        {"task_id": "t", "created_at_us": 5, "calls": 1, "spent_nano": 45, "input_tokens": 3},
+        **PAGE,
         session_id="s",
     ),
+    finds("usage_of_session", 0, None, **{**PAGE, "owner": "stranger"}, session_id="s"),
+    finds("usage_of_session", 0, None, **{**PAGE, "before_us": 5}, session_id="s"),
     finds(
         "sums_by_scopes",
         1,

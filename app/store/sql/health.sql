@@ -7,7 +7,10 @@ UPDATE schema_migrations SET applied_at_us = applied_at_us + 1 - 2 * (applied_at
 WHERE version = 1;
 
 -- name: reserved_now
-SELECT COALESCE(SUM(reserved_nano), 0) AS reserved_nano FROM accounts WHERE scope = 'task' AND reserved_nano > 0;
+-- What is held for calls in flight: only tasks that somebody runs have any. CROSS: begin with those.
+SELECT COALESCE(SUM(a.reserved_nano), 0) AS reserved_nano
+FROM tasks AS t CROSS JOIN accounts AS a
+WHERE t.lease_owner IS NOT NULL AND a.scope = 'task' AND a.id = t.id;
 
 -- name: count_tasks
 SELECT COUNT(*) AS task_count, COUNT(*) - COUNT(outcome) AS unfinished_count FROM tasks;

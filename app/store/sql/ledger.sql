@@ -77,33 +77,67 @@ SELECT COUNT(*) AS calls, COALESCE(SUM(amount_nano + surplus_nano), 0) AS spent_
     COALESCE(SUM(cache_write_1h_tokens), 0) AS cache_write_1h_tokens
 FROM ledger_lines WHERE task_id = :task_id AND owner = :owner AND entry = 'settlement';
 
+-- name: count_in_session
+-- One more settlement in what its session used; a correction of one counts the difference, and no call.
+INSERT INTO session_usage (owner, session_id, model, calls, spent_nano, confirmed_nano, estimated_nano, presumed_nano,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens)
+VALUES (:owner, :session_id, :model, :calls, :spent_nano, :confirmed_nano, :estimated_nano, :presumed_nano,
+    :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_5m_tokens, :cache_write_1h_tokens)
+ON CONFLICT (owner, session_id, model) DO UPDATE SET
+    calls = session_usage.calls + excluded.calls,
+    spent_nano = session_usage.spent_nano + excluded.spent_nano,
+    confirmed_nano = session_usage.confirmed_nano + excluded.confirmed_nano,
+    estimated_nano = session_usage.estimated_nano + excluded.estimated_nano,
+    presumed_nano = session_usage.presumed_nano + excluded.presumed_nano,
+    input_tokens = session_usage.input_tokens + excluded.input_tokens,
+    output_tokens = session_usage.output_tokens + excluded.output_tokens,
+    cache_read_tokens = session_usage.cache_read_tokens + excluded.cache_read_tokens,
+    cache_write_5m_tokens = session_usage.cache_write_5m_tokens + excluded.cache_write_5m_tokens,
+    cache_write_1h_tokens = session_usage.cache_write_1h_tokens + excluded.cache_write_1h_tokens;
+
+-- name: totals_of_session
+-- The whole session, one row a model.
+SELECT * FROM session_usage WHERE owner = :owner AND session_id = :session_id ORDER BY model;
+
 -- name: usage_of_session
--- One row per task and model: every other view of the session is a sum over these. The lines are found by
--- the session's tasks and need no index of their own, which every call would have to write.
-SELECT task_id, model, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spent_nano,
-    SUM(CASE WHEN kind = 'confirmed' THEN amount_nano + surplus_nano ELSE 0 END) AS confirmed_nano,
-    SUM(CASE WHEN kind = 'estimated' THEN amount_nano + surplus_nano ELSE 0 END) AS estimated_nano,
-    SUM(CASE WHEN kind = 'presumed' THEN amount_nano + surplus_nano ELSE 0 END) AS presumed_nano,
+-- A page of the session's tasks, newest first and strictly before (before_us, before_id), with their sums.
+SELECT t.id AS task_id, t.created_at_us, COUNT(l.task_id) AS calls,
+    COALESCE(SUM(l.amount_nano + l.surplus_nano), 0) AS spent_nano,
+    COALESCE(SUM(CASE WHEN l.kind = 'confirmed' THEN l.amount_nano + l.surplus_nano END), 0) AS confirmed_nano,
+    COALESCE(SUM(CASE WHEN l.kind = 'estimated' THEN l.amount_nano + l.surplus_nano END), 0) AS estimated_nano,
+    COALESCE(SUM(CASE WHEN l.kind = 'presumed' THEN l.amount_nano + l.surplus_nano END), 0) AS presumed_nano,
+    COALESCE(SUM(l.input_tokens), 0) AS input_tokens, COALESCE(SUM(l.output_tokens), 0) AS output_tokens,
+    COALESCE(SUM(l.cache_read_tokens), 0) AS cache_read_tokens,
+    COALESCE(SUM(l.cache_write_5m_tokens), 0) AS cache_write_5m_tokens,
+    COALESCE(SUM(l.cache_write_1h_tokens), 0) AS cache_write_1h_tokens
+FROM (SELECT id, created_at_us FROM tasks
+      WHERE owner = :owner AND session_id = :session_id AND (created_at_us, id) < (:before_us, :before_id)
+      ORDER BY created_at_us DESC, id DESC LIMIT :limit) AS t
+LEFT JOIN ledger_lines AS l ON l.task_id = t.id AND l.entry = 'settlement'
+GROUP BY t.id, t.created_at_us ORDER BY t.created_at_us DESC, t.id DESC;
+
+-- name: session_usage_drifts
+-- Where the kept sums are not what the settlements sum up to, and by how much.
+SELECT owner, session_id, model, SUM(calls) AS calls, SUM(spent_nano) AS spent_nano,
+    SUM(confirmed_nano) AS confirmed_nano, SUM(estimated_nano) AS estimated_nano, SUM(presumed_nano) AS presumed_nano,
     SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
     SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
     SUM(cache_write_1h_tokens) AS cache_write_1h_tokens
-FROM ledger_lines WHERE entry = 'settlement'
-  AND task_id IN (SELECT id FROM tasks WHERE owner = :owner AND session_id = :session_id)
-GROUP BY task_id, model ORDER BY MIN(at_us), task_id, model;
-
--- name: totals_of_session
--- The whole session in one row.
-SELECT COUNT(*) AS calls, COALESCE(SUM(amount_nano + surplus_nano), 0) AS spent_nano,
-    COALESCE(SUM(CASE WHEN kind = 'confirmed' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS confirmed_nano,
-    COALESCE(SUM(CASE WHEN kind = 'estimated' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS estimated_nano,
-    COALESCE(SUM(CASE WHEN kind = 'presumed' THEN amount_nano + surplus_nano ELSE 0 END), 0) AS presumed_nano,
-    COALESCE(SUM(input_tokens), 0) AS input_tokens,
-    COALESCE(SUM(output_tokens), 0) AS output_tokens,
-    COALESCE(SUM(cache_read_tokens), 0) AS cache_read_tokens,
-    COALESCE(SUM(cache_write_5m_tokens), 0) AS cache_write_5m_tokens,
-    COALESCE(SUM(cache_write_1h_tokens), 0) AS cache_write_1h_tokens
-FROM ledger_lines WHERE entry = 'settlement'
-  AND task_id IN (SELECT id FROM tasks WHERE owner = :owner AND session_id = :session_id);
+FROM (SELECT owner, session_id, model, calls, spent_nano, confirmed_nano, estimated_nano, presumed_nano,
+          input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens
+      FROM session_usage
+      UNION ALL
+      SELECT owner, session_id, model, -1, -amount_nano - surplus_nano,
+          CASE WHEN kind = 'confirmed' THEN -amount_nano - surplus_nano ELSE 0 END,
+          CASE WHEN kind = 'estimated' THEN -amount_nano - surplus_nano ELSE 0 END,
+          CASE WHEN kind = 'presumed' THEN -amount_nano - surplus_nano ELSE 0 END,
+          -input_tokens, -output_tokens, -cache_read_tokens, -cache_write_5m_tokens, -cache_write_1h_tokens
+      FROM ledger_lines WHERE entry = 'settlement' AND task_id >= '') AS both_sides
+GROUP BY owner, session_id, model
+HAVING SUM(calls) <> 0 OR SUM(spent_nano) <> 0 OR SUM(confirmed_nano) <> 0 OR SUM(estimated_nano) <> 0
+    OR SUM(presumed_nano) <> 0 OR SUM(input_tokens) <> 0 OR SUM(output_tokens) <> 0 OR SUM(cache_read_tokens) <> 0
+    OR SUM(cache_write_5m_tokens) <> 0 OR SUM(cache_write_1h_tokens) <> 0
+ORDER BY owner, session_id, model;
 
 -- name: ledger_of_task
 -- Every line of a task, in the order of its attempts; bounded by its steps and their attempts.
@@ -111,20 +145,20 @@ SELECT * FROM ledger_lines WHERE task_id = :task_id AND owner = :owner ORDER BY 
 
 -- name: ledger_of_session
 -- A session's lines in the order they were written, strictly after the given one.
-SELECT * FROM ledger_lines
-WHERE task_id IN (SELECT id FROM tasks WHERE owner = :owner AND session_id = :session_id)
+SELECT * FROM ledger_lines WHERE owner = :owner AND session_id = :session_id
   AND (at_us, task_id, step, attempt, ended) > (:at_us, :task_id, :step, :attempt, :ended)
 ORDER BY at_us, task_id, step, attempt, ended LIMIT :limit;
 
 -- name: sums_by_scopes
--- What the lines say of the balances: sums of all lines that were booked on the same accounts.
+-- What the lines say of the balances: sums of all lines that were booked on the same accounts. `task_id >= ''`
+-- is all of them, in the order of the table.
 SELECT l.scopes, SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END) AS spent_nano,
     SUM(l.surplus_nano) AS surplus_nano,
     SUM(CASE WHEN l.ended = 0 AND e.ended IS NULL THEN l.amount_nano ELSE 0 END) AS reserved_nano,
     COUNT(*) AS line_count
 FROM ledger_lines AS l LEFT JOIN ledger_lines AS e
     ON e.task_id = l.task_id AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1 AND l.ended = 0
-GROUP BY l.scopes;
+WHERE l.task_id >= '' GROUP BY l.scopes;
 
 -- name: all_accounts
 SELECT scope, id, spent_nano, reserved_nano, surplus_nano FROM accounts ORDER BY scope, id;

@@ -3,10 +3,14 @@ INSERT INTO sessions (owner, id, created_at_us) VALUES (:owner, :id, :now_us)
 ON CONFLICT (owner, id) DO NOTHING;
 
 -- name: read_session
-SELECT s.id, s.created_at_us, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano,
-    (SELECT COUNT(*) FROM tasks AS t WHERE t.owner = s.owner AND t.session_id = s.id) AS task_count
+SELECT s.id, s.created_at_us, s.task_count, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano,
+    a.reserved_nano
 FROM sessions AS s JOIN accounts AS a ON a.scope = 'session' AND a.id = s.owner || '/' || s.id
 WHERE s.owner = :owner AND s.id = :id;
+
+-- name: count_task
+-- One more task of its session.
+UPDATE sessions SET task_count = task_count + 1 WHERE owner = :owner AND id = :session_id;
 
 -- name: insert_task
 INSERT INTO tasks (id, owner, session_id, status, spec, priority, created_at_us, available_at_us, due_at_us, rank_us,
@@ -27,28 +31,28 @@ WHERE t.id = :id AND t.owner = :owner;
 SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
 FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
 WHERE t.owner = :owner
-  AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
+  AND (t.created_at_us, t.id) < (:before_us, :before_id)
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 
 -- name: list_tasks_by_status
 SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
 FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
 WHERE t.owner = :owner AND t.status = :status
-  AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
+  AND (t.created_at_us, t.id) < (:before_us, :before_id)
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 
 -- name: list_tasks_by_session
 SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
 FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
 WHERE t.owner = :owner AND t.session_id = :session_id
-  AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
+  AND (t.created_at_us, t.id) < (:before_us, :before_id)
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 
 -- name: list_tasks_by_session_and_status
 SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
 FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
 WHERE t.owner = :owner AND t.session_id = :session_id AND t.status = :status
-  AND (t.created_at_us < :before_us OR (t.created_at_us = :before_us AND t.id < :before_id))
+  AND (t.created_at_us, t.id) < (:before_us, :before_id)
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 
 -- name: release_due
@@ -203,7 +207,8 @@ FROM tasks WHERE status = 'queued' GROUP BY priority;
 SELECT id, created_at_us, available_at_us FROM tasks WHERE status = 'queued';
 
 -- name: paused_tasks
-SELECT id FROM tasks WHERE status = 'paused';
+-- `available_at_us` leads to the index of the paused ones; without it all tasks would be looked at.
+SELECT id FROM tasks WHERE status = 'paused' AND available_at_us >= 0;
 
 -- name: ended_tasks
 -- The owner's latest tasks that have ended, and what each cost.

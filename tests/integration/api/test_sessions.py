@@ -137,6 +137,7 @@ class TestUsage:
             "tokens": dict.fromkeys(METERS, 0),
             "by_model": {},
             "by_task": {},
+            "next_cursor": None,
         }
 
     async def test_is_the_ledger(self, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ OWNED = re.compile(
 )
 PARAMETER = re.compile(r":[a-z_]+")
 COMPARED = re.compile(r"\bowner = :owner\b")
-OPERATORS = {"queue_state"}
-"""What /metrics counts, over all owners: it takes no parameter and shows no row."""
+OPERATORS = {"queue_state", "reserved_now"}
+"""What /metrics counts and sums up, over all owners: they take no parameter and show no row."""
 
 
 def _texts(file: Path) -> set[str]:
