@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test long simulate ablations bench check format openapi lock clean
+.PHONY: help setup demo serve test long simulate ablations bench history check format openapi lock clean
 
 help:            ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ ablations: setup ## each safeguard taken away, until the simulation notices: doc
 
 bench: setup     ## the figures of the README: CPU per task against the bare SDK loop
 	$(BIN)/python -m bench
+
+TASKS ?= 100000
+history: setup   ## the same requests to a store with TASKS=1000000 finished tasks and to one with next to none
+	$(BIN)/python -m bench.history --tasks $(TASKS)
 
 check: setup     ## formatting, lint, types, layers
 	$(BIN)/ruff format --check .

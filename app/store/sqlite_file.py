@@ -153,7 +153,13 @@ def _refuse_foreign(path: Path) -> None:
         raise StoreCorrupt(message)
 
 
-def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
+def migrate(
+    connection: sqlite3.Connection,
+    path: Path,
+    now_us: int,
+    *,
+    examined_limit_bytes: int = EXAMINED_LIMIT_BYTES,
+) -> None:
     """Bring the schema up to this version: each migration in a transaction of its own.
 
     Raises:
@@ -161,7 +167,7 @@ def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
         StoreError: the file is damaged or cannot be written.
     """
     try:
-        _check(connection, path)
+        _check(connection, path, examined_limit_bytes)
         connection.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations ("
             "version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at_us BIGINT NOT NULL)"
@@ -190,10 +196,10 @@ def migrate(connection: sqlite3.Connection, path: Path, now_us: int) -> None:
         raise store_error(error, path) from error
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(connection: sqlite3.Connection, path: Path, limit_bytes: int) -> None:
     """Refuse a damaged file at the start rather than in the middle of somebody's task."""
     connection.execute("PRAGMA schema_version").fetchone()  # whatever its size: it is a database
-    if path.stat().st_size <= EXAMINED_LIMIT_BYTES:
+    if path.stat().st_size <= limit_bytes:
         examine(connection, path)
 
 

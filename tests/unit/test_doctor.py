@@ -9,7 +9,7 @@ import pytest
 from app.budget.ledger import Attempt, Kind, reserve, settle
 from app.doctor import examine
 from app.domain.clock import SystemClock
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import StoreCorrupt, StoreUnavailable
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME
 from tests.support.seeding import claimed, scopes_of
@@ -47,6 +47,29 @@ async def test_a_balance_that_was_touched_is_named(tmp_path: Path, column: str, 
     (drift,) = examine(tmp_path).drifts
     assert drift.startswith(f"{scope} ")
     assert column.removesuffix("_nano") in drift
+
+
+@pytest.mark.parametrize("column", ["calls", "spent_nano", "confirmed_nano", "cache_read_tokens"])
+async def test_a_sum_of_a_session_that_was_touched_is_named(tmp_path: Path, column: str) -> None:
+    """Money as money, numbers as numbers."""
+    await _books(tmp_path)
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        connection.execute(f"UPDATE session_usage SET {column} = {column} + 1")  # noqa: S608
+        connection.commit()
+    (drift,) = examine(tmp_path).drifts
+    assert drift.startswith(f"session local/s: m: {column.removesuffix('_nano')} is ")
+    assert ("USD" in drift) is column.endswith("_nano")
+
+
+async def test_a_damaged_file_has_no_books(tmp_path: Path) -> None:
+    """However large it is: a start examines small ones only."""
+    await _books(tmp_path)
+    path = tmp_path / DATABASE_NAME
+    content = bytearray(path.read_bytes())
+    content[-4_096:] = b"\xff" * 4_096
+    path.write_bytes(content)
+    with pytest.raises(StoreCorrupt):
+        examine(tmp_path)
 
 
 def test_no_database(tmp_path: Path) -> None:

@@ -4,6 +4,11 @@
 CREATE INDEX tasks_by_session_and_status ON tasks (owner, session_id, status, created_at_us, id);
 CREATE INDEX ledger_by_session ON ledger_lines (owner, session_id, at_us, task_id, step, attempt, ended);
 
+-- Its condition is more than a claim's: a claim must take the waiting tasks in their order, from `tasks_ready`. When
+-- its statistics were of a time without waiting tasks, PostgreSQL took all of them from here, and sorted.
+DROP INDEX tasks_expiring;
+CREATE INDEX tasks_expiring ON tasks (deadline_at_us) WHERE status = 'queued' AND deadline_at_us > 0;
+
 -- How many tasks were ever accepted in a session: counting them took longer with each.
 ALTER TABLE sessions ADD COLUMN task_count BIGINT NOT NULL DEFAULT 0;
 UPDATE sessions SET task_count =

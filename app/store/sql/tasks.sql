@@ -178,7 +178,7 @@ WHERE id = :id AND status = 'queued' AND turn_called = 0;
 -- name: wake_parked
 -- Not those that wait for an instant that somebody named.
 UPDATE tasks SET available_at_us = :now_us
-WHERE status = 'queued' AND available_at_us > :now_us AND (run_count > 0 OR available_at_us <= created_at_us);
+WHERE status = 'queued' AND deadline_at_us > 0 AND available_at_us > :now_us AND (run_count > 0 OR available_at_us <= created_at_us);
 
 -- name: record_step
 -- Progress: the runs that crashed before it do not count any more.
@@ -196,15 +196,16 @@ UPDATE tasks SET status = 'cancelling' WHERE id = :id AND owner = :owner AND sta
 
 -- name: expired_tasks
 SELECT id, owner, session_id, run_count FROM tasks
-WHERE status = 'queued' AND deadline_at_us <= :now_us LIMIT :limit;
+WHERE status = 'queued' AND deadline_at_us > 0 AND deadline_at_us <= :now_us LIMIT :limit;
 
 -- name: queue_state
--- What waits for its time counts as waiting, but is not getting old.
+-- What waits for its time counts as waiting, but is not getting old. `deadline_at_us > 0` is all that wait, and
+-- leads to the index of those.
 SELECT priority, COUNT(*) AS depth, MIN(CASE WHEN held_by = 'time' THEN NULL ELSE due_at_us END) AS oldest_at_us
-FROM tasks WHERE status = 'queued' GROUP BY priority;
+FROM tasks WHERE status = 'queued' AND deadline_at_us > 0 GROUP BY priority;
 
 -- name: waiting_tasks
-SELECT id, created_at_us, available_at_us FROM tasks WHERE status = 'queued';
+SELECT id, created_at_us, available_at_us FROM tasks WHERE status = 'queued' AND deadline_at_us > 0;
 
 -- name: paused_tasks
 -- `available_at_us` leads to the index of the paused ones; without it all tasks would be looked at.

@@ -140,6 +140,26 @@ class TestUsage:
             "next_cursor": None,
         }
 
+    async def test_tasks_come_in_pages_and_totals_whole(self, bursar: Running) -> None:
+        """The newest tasks first, none twice, none left out; every page has the sums of the whole session."""
+        ids = [(await bursar.run(f"Task {number}", session_id="s"))["id"] for number in range(5)]
+        whole = (await bursar.client.get("/sessions/s/usage")).json()
+        assert list(whole["by_task"]) == ids[::-1]
+        assert whole["next_cursor"] is None
+        pages, query = list[dict[str, Any]](), {"limit": 2}
+        while not pages or (cursor := pages[-1]["next_cursor"]):
+            query |= {"cursor": cursor} if pages else {}
+            pages.append((await bursar.client.get("/sessions/s/usage", params=query)).json())
+        assert [list(page["by_task"]) for page in pages] == [ids[:2:-1], ids[2:0:-1], ids[:1]]
+        own = {"by_task", "next_cursor"}
+        for page in pages:
+            assert {k: v for k, v in page.items() if k not in own} == {
+                k: v for k, v in whole.items() if k not in own
+            }
+            assert page["by_task"].items() <= whole["by_task"].items()
+        assert (await bursar.client.get("/sessions/s/usage?cursor=x")).status_code == 400
+        assert (await bursar.client.get("/sessions/s")).json()["tasks"] == 5
+
     async def test_is_the_ledger(self, tmp_path: Path) -> None:
         """With confirmed, estimated and presumed lines on two models, every number is a sum of lines."""
         async with started(tmp_path, retry_attempts=3) as bursar:

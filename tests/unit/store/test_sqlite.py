@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from app.store.sqlite_file import (
     DATABASE_NAME,
     connect,
     connect_again,
+    migrate,
     statements_of,
     store_error,
 )
@@ -182,6 +184,23 @@ async def test_damaged_database_is_refused_at_the_start(folder):
     path.write_bytes(data)
     with pytest.raises(StoreCorrupt):
         SqliteStore(folder, FakeClock())
+
+
+async def test_a_large_database_is_not_examined_at_the_start(folder):
+    """Its damage does not show until the page is needed: a restart must not take minutes."""
+    store = SqliteStore(folder, FakeClock())
+    for number in range(50):
+        await store.write(partial(append, subject=f"s{number}", body=b"z" * 6_000))
+    await store.close()
+    path = folder / DATABASE_NAME
+    data = bytearray(path.read_bytes())
+    data[-4_096 * 2 :] = b"\xa5" * (4_096 * 2)
+    path.write_bytes(data)
+    connection = connect(path)
+    with pytest.raises(StoreCorrupt):
+        migrate(connection, path, 0)
+    migrate(connection, path, 0, examined_limit_bytes=len(data) - 1)
+    connection.close()
 
 
 async def test_newer_schema_is_refused_untouched(folder):
