@@ -43,6 +43,8 @@ INSERT INTO ledger_lines (task_id, step, attempt, ended, entry, kind, owner, ses
     amount_nano, at_us)
 SELECT 't' || n, 1, 1, e, CASE e WHEN 0 THEN 'reservation' ELSE 'settlement' END, CASE e WHEN 1 THEN 'confirmed' END,
     'local', 's' || n % 1000, 1, 'm', 'p', '[]', 1, n FROM generate_series(1, 20000) AS n, generate_series(0, 1) AS e;
+INSERT INTO answers (owner, key, digest, task_id, status, headers, created_at_us)
+SELECT 'local', 'k' || n, 'd', 't' || n, 202, '{}', n FROM generate_series(1, 20000) AS n;
 ANALYZE;
 """
 """Enough finished tasks for a planner that counts: looking at all of them is dear. Nothing is waiting or running."""
