@@ -1,10 +1,12 @@
 """/sessions: budgets, and usage as sums over the ledger's lines."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.clock import yielded
 from tests.support.service import HANG, Running, started
 
 METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
@@ -75,6 +77,9 @@ class TestBudget:
         bursar.script(HANG)
         first = await bursar.submit(session_id="s", budget_usd=5)
         await bursar.saw(first["id"], "attempt_started")
+        async with asyncio.timeout(30):  # it has left; now it has to arrive
+            while not any(seen.fault for seen in bursar.simulator.log.seen):
+                await yielded()
         held = (await bursar.client.get("/sessions/s")).json()["reserved_usd"]
         await _put(bursar, "s", held)
         bursar.script()
