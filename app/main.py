@@ -11,6 +11,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from app import __version__
+from app.agent.job import HistoryLimits
 from app.agent.loop import AgentLoop
 from app.agent.quote import QuoteLimits
 from app.api.app import create_app
@@ -336,6 +337,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         cheaper=_cheaper(settings, prices, clock),
         drain=drain,
         redactor=redactor,
+        history_limits=HistoryLimits(settings.task_event_limit, settings.task_history_limit_bytes),
     )
 
 

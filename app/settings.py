@@ -119,6 +119,18 @@ class Settings(BaseSettings):
         10, ge=1, le=100, description="Model calls of a task that names no bound."
     )
     max_tokens: int = Field(2_048, ge=1, le=128_000, description="Output tokens of one model call.")
+    task_event_limit: int = Field(
+        5_000,
+        ge=100,
+        le=100_000,
+        description="Events in a task's journal, at most; then it ends with `history_limit`.",
+    )
+    task_history_limit_bytes: int = Field(
+        20_971_520,
+        ge=1_048_576,
+        le=1_073_741_824,
+        description="Bytes of answers and tool results in a task's journal, at most; then the same.",
+    )
     task_deadline_s: Seconds = Field(1_800.0, description="Seconds until a task is given up.")
 
     # The queue and the workers

@@ -2,15 +2,42 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.agent.transcript import Transcript
 from app.budget.scopes import Payer
 from app.domain.task import Claim, Conclusion, Outcome, TaskError
+from app.journal.journal import Recorded
 from app.store.port import Tx
 
 Conclude = Callable[[Tx, Conclusion], None]
 """Ends the task, in the caller's transaction."""
+
+
+@dataclass(slots=True)
+class History:
+    """How long the task's journal has become: no task may fill the disk or the memory by itself."""
+
+    events: int = 0
+    size_bytes: int = 0
+    """Of the answers and tool results."""
+
+    def grew(self, entry: Recorded) -> None:
+        """Count one more entry."""
+        self.events = entry.seq
+        self.size_bytes += len(entry.body or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryLimits:
+    """How long a task's journal may become before the task is ended."""
+
+    events: int = 5_000
+    size_bytes: int = 20_971_520
+
+    def reached(self, history: History) -> bool:
+        """Whether no further step may begin."""
+        return history.events >= self.events or history.size_bytes >= self.size_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +50,7 @@ class Job:
     conclude: Conclude
     deadline_s: float = math.inf
     """Reading of the monotonic clock at which the task is given up: a clock that is set changes nothing of it."""
+    history: History = field(default_factory=History)
 
 
 def with_partial(job: Job, outcome: Outcome, error: TaskError) -> Conclusion:

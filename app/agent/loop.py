@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass, replace
 
-from app.agent.job import Job, with_partial
+from app.agent.job import HistoryLimits, Job, with_partial
 from app.agent.spent import Cheaper, Fits, SpentBudget, no_cheaper
 from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT, Transcript
 from app.agent.verdict import Finish, RunTools, Verdict, judge
@@ -71,6 +71,7 @@ class AgentLoop:
         cheaper: Cheaper = no_cheaper,
         drain: Drain | None = None,
         redactor: Redactor | None = None,
+        history_limits: HistoryLimits | None = None,
     ) -> None:
         self._store = store
         self._spent = SpentBudget(store, clock, cheaper)
@@ -81,6 +82,7 @@ class AgentLoop:
         self._stream_above_tokens = stream_above_tokens
         self._drain = drain or Drain()
         self._redactor = redactor or Redactor()
+        self._history_limits = history_limits or HistoryLimits()
 
     def begin_drain(self) -> None:
         """The service stops: nothing new is started, runs are handed back at their next step."""
@@ -104,8 +106,9 @@ class AgentLoop:
             await self._answer_tools(job)
             if self._drain.begun:
                 raise Parked("drain", self._clock.now_us())
-            if job.transcript.step >= job.claim.spec.max_steps:
-                return _out_of_steps(job)
+            bounded = self._bounded_end(job)
+            if bounded is not None:
+                return bounded
             try:
                 move, settled = await self._step(job, definitions)
             except BudgetExhausted as error:
@@ -117,6 +120,14 @@ class AgentLoop:
                 return _call_failed(job, error)
             if isinstance(move.verdict, Finish) or settled.surplus_nano:
                 return None
+
+    def _bounded_end(self, job: Job) -> Conclusion | None:
+        """The end of a task that may not take another step."""
+        if job.transcript.step >= job.claim.spec.max_steps:
+            return _out_of_steps(job)
+        if self._history_limits.reached(job.history):
+            return _history_full(job, self._history_limits)
+        return None
 
     async def _step(
         self, job: Job, definitions: tuple[dict[str, object], ...]
@@ -267,6 +278,14 @@ def _failed(error_type: str, text: str) -> ToolResult:
 def _out_of_steps(job: Job) -> Conclusion:
     message = f"The task used all of its {job.claim.spec.max_steps} steps."
     return with_partial(job, Outcome.MAX_STEPS, TaskError("max_steps", message))
+
+
+def _history_full(job: Job, limits: HistoryLimits) -> Conclusion:
+    message = (
+        f"The task's history is too long: {job.history.events} events and {job.history.size_bytes} bytes; "
+        f"it may have {limits.events} and {limits.size_bytes}."
+    )
+    return with_partial(job, Outcome.HISTORY_LIMIT, TaskError("history_limit", message))
 
 
 def _call_failed(job: Job, error: CallFailed) -> Conclusion:

@@ -69,6 +69,7 @@ class Outcome(StrEnum):
     UPSTREAM_REJECTED = "upstream_rejected"
     UPSTREAM_SPEND_CAP = "upstream_spend_cap"
     CRASHED_REPEATEDLY = "crashed_repeatedly"
+    HISTORY_LIMIT = "history_limit"
     INTERNAL_ERROR = "internal_error"
     CANCELLED = "cancelled"
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from app.agent.job import Job
+from app.agent.job import History, Job
 from app.agent.loop import AgentLoop
 from app.agent.transcript import Transcript, rebuild
 from app.budget.scopes import Payer
@@ -59,6 +59,7 @@ class WorkerPool:
         self._slots = slots
         self._workers: list[asyncio.Task[None]] = []
         self._running: dict[str, asyncio.Task[Any]] = {}
+        self._histories: dict[str, History] = {}
         self._waking: set[asyncio.Task[None]] = set()
         self._cancelled: set[str] = set()
         turns.on_turn = self._on_turn
@@ -103,6 +104,8 @@ class WorkerPool:
     def on_event(self, entry: Recorded) -> None:
         """A cancel that was asked for interrupts the run at once, or as soon as it begins."""
         task_id = entry.subject.task_id
+        if (history := self._histories.get(task_id)) is not None:
+            history.grew(entry)
         match entry.event:
             case CancelRequested():
                 self._cancelled.add(task_id)
@@ -157,6 +160,7 @@ class WorkerPool:
                 self._running.get(task_id) is this
             ):  # else the task came back before this run had ended
                 del self._running[task_id]
+                self._histories.pop(task_id, None)
                 self._cancelled.discard(task_id)
 
     async def _worked(self, claim: Claim) -> bool:
@@ -218,15 +222,18 @@ class WorkerPool:
         return max(min(left_s, claim.spec.deadline_s), 0.0)
 
     async def _job(self, claim: Claim, deadline_s: float) -> Job:
-        transcript = Transcript.begin(claim.spec)
-        if claim.subject.run > 1:
-            transcript = rebuild(claim.spec, await read_all(self._store, claim.subject))
-        subject = claim.subject
+        transcript, history, subject = Transcript.begin(claim.spec), History(), claim.subject
+        if subject.run > 1:
+            entries = await read_all(self._store, subject)
+            transcript = rebuild(claim.spec, entries)
+            for entry in entries:
+                history.grew(entry)
+        self._histories[subject.task_id] = history
 
         def conclude(tx: Tx, conclusion: Conclusion) -> None:
             verbs.finish(tx, subject, conclusion)
 
-        return Job(claim, transcript, _payer(claim), conclude, deadline_s)
+        return Job(claim, transcript, _payer(claim), conclude, deadline_s, history)
 
     def _check(self, claim: Claim) -> None:
         """Make sure that the lease it was claimed under is still this process's.

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.agent.job import HistoryLimits
 from app.agent.loop import AgentLoop
 from app.domain.lease import Lease
 from app.domain.task import LOCAL_OWNER, TaskStatus
@@ -109,7 +110,12 @@ def open_works(tmp_path: Path) -> OpenWorks:
     """Opens works over the test's one data directory; the provider will say the given script."""
 
     @asynccontextmanager
-    async def make(*script: Line, slots: int = 2, **options: Any) -> AsyncIterator[Works]:
+    async def make(
+        *script: Line,
+        slots: int = 2,
+        history_limits: HistoryLimits | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Works]:
         probe = Probe()
         tools = ToolRegistry(
             [Tool(name="probe", description="A probe.", input_schema=ANYTHING, run=probe.run)]
@@ -122,6 +128,7 @@ def open_works(tmp_path: Path) -> OpenWorks:
                 desk.clock,
                 tool_limits=ToolLimits(),
                 stream_above_tokens=8_192,
+                history_limits=history_limits,
             )
             lease = await lease_of(desk.store.inner)
             queue = EmbeddedQueue(desk.store, desk.clock, lease=lease, limit=1_000)
