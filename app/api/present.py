@@ -133,10 +133,16 @@ def ledger_line(row: Row) -> dict[str, Any]:
         "scopes": [kind for kind, _ in orjson.loads(row["scopes"])],
         "amount_usd": usd_from_nano(row["amount_nano"]),
         "surplus_usd": usd_from_nano(row["surplus_nano"]),
+        "presumed_usd": _usd_or_none(row["presumed_nano"]),
         "tokens": {meter: row[f"{meter}_tokens"] for meter in METERS},
         "web_searches": row["web_searches"],
         "at": rfc3339(row["at_us"]),
+        "confirmed_at": None if row["confirmed_at_us"] is None else rfc3339(row["confirmed_at_us"]),
     }
+
+
+def _usd_or_none(nano: int | None) -> float | None:
+    return None if nano is None else usd_from_nano(nano)
 
 
 def usage(rows: Sequence[Row]) -> dict[str, Any]:

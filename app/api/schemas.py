@@ -348,9 +348,13 @@ class LedgerLineOut(BaseModel):
     scopes: list[str] = Field(description="Whose budgets it counts on.")
     amount_usd: float = Field(description="Held, settled within the reservation, or 0.")
     surplus_usd: float = Field(description="Settled above the reservation: an alarm.")
+    presumed_usd: float | None = Field(
+        description="What it was booked at while the answer was taken for lost; set once that came after all."
+    )
     tokens: Tokens
     web_searches: int
     at: datetime
+    confirmed_at: datetime | None = Field(description="When the late answer came.")
 
 
 class LedgerPage(BaseModel):

@@ -5,7 +5,7 @@ them or none, by one guarded statement a scope, with a CHECK in the schema as th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 
 import orjson
@@ -82,7 +82,17 @@ class Settled:
     """Budgets of which a good part is spent by now, each told once."""
 
 
-_NO_METERS = Meters()
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What became of a presumed line when its answer came after all."""
+
+    presumed_nano: int
+    charged_nano: int
+    surplus_nano: int
+    """How much of the charge was above the reservation; anything but 0 is an alarm."""
+
+
+NO_METERS = Meters()
 
 
 def reserve(tx: Tx, attempt: Attempt, scopes: Sequence[Scope], amount_nano: int) -> Scope | None:
@@ -120,7 +130,7 @@ def settle(
     attempt_id: str,
     kind: Kind,
     cost_nano: int | None = None,
-    meters: Meters = _NO_METERS,
+    meters: Meters = NO_METERS,
     price_row: str | None = None,
 ) -> Settled | None:
     """End a reservation with what the attempt cost; without a cost, with all that was held.
@@ -148,8 +158,48 @@ def settle(
         meters=meters,
         price_row=price_row,
     )
-    _count_in_session(tx, held, kind, cost, meters)
+    _count_in_session(tx, held, {kind: cost}, meters)
     return Settled(cost, cost - within, task_spent, reserved, warnings)
+
+
+def confirm(
+    tx: Tx, attempt: Attempt, cost_nano: int, meters: Meters, price_row: str
+) -> Confirmed | None:
+    """Turn the attempt's presumed line into a confirmed one, and the accounts with it. Facts are taken from anyone.
+
+    The line keeps its instant, so that every sum over lines stays one, and says what it was before.
+
+    Returns:
+        None when there is no such line: nothing was presumed, or it is confirmed already.
+    """
+    key = {"step": attempt.step, "attempt": attempt.attempt, "run": attempt.subject.run}
+    line = tx.one("presumed_line", task_id=attempt.subject.task_id, **key)
+    if line is None:
+        return None
+    presumed: int = line["amount_nano"]
+    within = min(cost_nano, presumed)
+    for kind, identifier in orjson.loads(line["scopes"]):
+        tx.one(
+            "book",
+            scope=kind,
+            id=identifier,
+            held_nano=0,
+            spent_nano=within - presumed,
+            surplus_nano=cost_nano - within,
+        )
+    tx.run(
+        "confirm_line",
+        task_id=line["task_id"],
+        **key,
+        now_us=tx.now_us,
+        amount_nano=within,
+        surplus_nano=cost_nano - within,
+        price_row=price_row,
+        **_columns(meters),
+    )
+    amounts = {Kind.CONFIRMED: cost_nano, Kind.PRESUMED: -presumed}
+    _count_in_session(tx, line, amounts, meters, calls=0)
+    return Confirmed(presumed, cost_nano, cost_nano - within)
 
 
 def release(tx: Tx, attempt_id: str) -> Settled | None:
@@ -199,22 +249,19 @@ def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> tuple[int, t
     return task_spent, tuple(warnings)
 
 
-def _count_in_session(tx: Tx, held: Row, kind: Kind, cost_nano: int, meters: Meters) -> None:
+def _count_in_session(
+    tx: Tx, line: Row, amounts: dict[Kind, int], meters: Meters, calls: int = 1
+) -> None:
     """Keep the session's sums in step with its lines: with many tasks they cannot be summed up each time."""
-    by_kind = {f"{one}_nano": cost_nano if one is kind else 0 for one in Kind}
     tx.run(
         "count_in_session",
-        owner=held["owner"],
-        session_id=held["session_id"],
-        model=held["model"],
-        calls=1,
-        spent_nano=cost_nano,
-        **by_kind,
-        input_tokens=meters.input_tokens,
-        output_tokens=meters.output_tokens,
-        cache_read_tokens=meters.cache_read_tokens,
-        cache_write_5m_tokens=meters.cache_write_5m_tokens,
-        cache_write_1h_tokens=meters.cache_write_1h_tokens,
+        owner=line["owner"],
+        session_id=line["session_id"],
+        model=line["model"],
+        calls=calls,
+        spent_nano=sum(amounts.values()),
+        **{f"{kind}_nano": amounts.get(kind, 0) for kind in Kind},
+        **{name: getattr(meters, name) for name in _TOKENS},
     )
 
 
@@ -240,7 +287,7 @@ def _add_ending(
     kind: Kind | None = None,
     amount_nano: int = 0,
     surplus_nano: int = 0,
-    meters: Meters = _NO_METERS,
+    meters: Meters = NO_METERS,
     price_row: str | None = None,
 ) -> None:
     """The line that ends the reservation `held`."""
@@ -263,12 +310,14 @@ def _add_ending(
         scopes=held["scopes"],
         amount_nano=amount_nano,
         surplus_nano=surplus_nano,
-        input_tokens=meters.input_tokens,
-        output_tokens=meters.output_tokens,
-        cache_read_tokens=meters.cache_read_tokens,
-        cache_write_5m_tokens=meters.cache_write_5m_tokens,
-        cache_write_1h_tokens=meters.cache_write_1h_tokens,
-        web_searches=meters.web_searches,
-        usage_json=meters.usage_json,
+        **_columns(meters),
         at_us=tx.now_us,
     )
+
+
+def _columns(meters: Meters) -> dict[str, object]:
+    return {name: getattr(meters, name) for name in _METERS}
+
+
+_METERS = tuple(field.name for field in fields(Meters))
+_TOKENS = tuple(name for name in _METERS if name.endswith("_tokens"))

@@ -1,8 +1,21 @@
 """What an attempt's end writes: the settlement and the event that tells of it. Inside a transaction."""
 
+from dataclasses import dataclass
+
 import orjson
 
-from app.budget.ledger import Attempt, Kind, Meters, Settled, open_attempts, release, settle
+from app.budget.ledger import (
+    NO_METERS,
+    Attempt,
+    Confirmed,
+    Kind,
+    Meters,
+    Settled,
+    confirm,
+    open_attempts,
+    release,
+    settle,
+)
 from app.budget.scopes import shown_id
 from app.domain.errors import StaleLease
 from app.journal.events import (
@@ -20,6 +33,17 @@ from app.llm.retry import Again, Decision, known_unbilled
 from app.llm.usage import Usage
 from app.store.port import Tx
 
+_LATE_UNBILLED = "unbilled:failed-late"
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """The answer of a run that had lost its task: it is not recorded, but what it cost is."""
+
+    stale: StaleLease
+    confirmed: Confirmed | None
+    """Its presumed line, if that could be confirmed."""
+
 
 def book_answer(
     tx: Tx,
@@ -29,14 +53,19 @@ def book_answer(
     *,
     cost: Cost | None,
     duration_s: float,
-) -> Settled:
+) -> Settled | Late:
     """Pay the answer, record it, and write the move it leads to. Without a cost: at the reservation.
 
-    Raises:
-        StaleLease: this run no longer holds the task; its answer is not recorded.
+    When this run no longer holds the task, only the truth about its money is taken down.
     """
-    fence(tx, attempt.subject)
     meters = meters_of(answer.usage, plain_model=attempt.model)
+    try:
+        fence(tx, attempt.subject)
+    except StaleLease as stale:
+        confirmed = (
+            None if cost is None else confirm(tx, attempt, cost.nano, meters, cost.price_row)
+        )
+        return Late(stale, confirmed)
     kind = Kind.ESTIMATED if cost is None else Kind.CONFIRMED
     if cost is None:
         settled = settle(tx, attempt.id, kind, None, meters)
@@ -76,7 +105,7 @@ def book_answer(
 
 
 def book_unsent(tx: Tx, attempt: Attempt) -> None:
-    """Give back a reservation whose request never left, and say so; nothing when there is none.
+    """Give back a reservation whose request never left, and say so; free it if somebody took the call for lost.
 
     By run as well as by number: where this one was refused, a later run may hold the same number for a call of its own.
     """
@@ -84,6 +113,8 @@ def book_unsent(tx: Tx, attempt: Attempt) -> None:
     if own and release(tx, attempt.id) is not None:
         failure = ModelFailure("interrupted", "The call was never sent.", phase=Phase.CONNECT)
         append(tx, attempt.subject, _failed(attempt, failure, None, None, None, 0.0))
+    else:
+        confirm(tx, attempt, 0, NO_METERS, _LATE_UNBILLED)
 
 
 def book_failure(
@@ -93,11 +124,14 @@ def book_failure(
     decision: Decision | None,
     duration_s: float,
     cost: Cost | None = None,
-) -> None:
+) -> Confirmed | None:
     """End the reservation of an attempt without an answer. Money is booked even by a stale run.
 
     `decision` is None when the run was interrupted. `cost` bounds what a stream cost that broke off after
     it had reported its prompt; without one the whole reservation is presumed spent.
+
+    Returns:
+        The line that was presumed meanwhile and is now known to have cost nothing; else None.
     """
     if known_unbilled(failure):
         kind, settled = None, release(tx, attempt.id)
@@ -107,8 +141,10 @@ def book_failure(
         kind = Kind.ESTIMATED
         meters = meters_of(failure.usage_so_far)
         settled = settle(tx, attempt.id, kind, cost.nano, meters, cost.price_row)
-    if settled is None:  # another run has booked it meanwhile: there is nothing to tell any more
-        return
+    if settled is None:  # somebody has booked it meanwhile: there is nothing to tell any more
+        if known_unbilled(failure):
+            return confirm(tx, attempt, 0, NO_METERS, _LATE_UNBILLED)
+        return None
     append(tx, attempt.subject, _failed(attempt, failure, decision, settled, kind, duration_s))
     tell(tx, attempt, settled)
     if isinstance(decision, Again):
@@ -122,6 +158,7 @@ def book_failure(
                 reason=decision.reason,
             ),
         )
+    return None
 
 
 def tell(tx: Tx, attempt: Attempt, settled: Settled) -> None:

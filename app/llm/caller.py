@@ -12,12 +12,13 @@ from typing import NoReturn
 import backoff
 
 from app.budget.accounts import ServiceLimits
-from app.budget.ledger import Settled
+from app.budget.ledger import Attempt, Confirmed, Settled
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
+from app.domain.money import usd_from_nano
 from app.domain.task import Outcome, Subject
-from app.llm.booking import book_answer, book_failure
+from app.llm.booking import Late, book_answer, book_failure
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
 from app.llm.pricing import Cost, PriceBook, UnknownModel
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
@@ -165,6 +166,9 @@ class Caller:
             )
         finally:
             self._turns.ended(held.scopes)
+        if isinstance(settled, Late):
+            _tell_late(attempt, settled.confirmed)
+            raise settled.stale
         return answer, move, settled
 
     def _cost(self, answer: ModelAnswer, day: date) -> Cost | None:
@@ -200,13 +204,14 @@ class Caller:
         if overcharged:  # it cannot have been so: stop
             decision = GiveUp(Outcome.UPSTREAM_FAILED)
         try:
-            await persist(
+            confirmed = await persist(
                 self._store,
                 self._clock,
                 lambda tx: book_failure(tx, held.attempt, failure, decision, duration_s, cost),
             )
         finally:
             self._turns.ended(held.scopes)
+        _tell_late(held.attempt, confirmed)
         if overcharged:
             raise CallFailed(Outcome.UPSTREAM_FAILED, OVERCHARGED)
         if isinstance(decision, GiveUp):
@@ -259,3 +264,16 @@ class Caller:
             )
         finally:
             self._turns.ended(held.scopes)
+
+
+def _tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:
+    """The journal of a task that others have taken over, or that has ended, is not ours to write in."""
+    if confirmed is None:
+        return
+    amounts = {
+        "presumed_usd": usd_from_nano(confirmed.presumed_nano),
+        "cost_usd": usd_from_nano(confirmed.charged_nano),
+        "surplus_usd": usd_from_nano(confirmed.surplus_nano),
+    }
+    named = {"task_id": attempt.subject.task_id, "attempt_id": attempt.id}
+    _log.warning("late_answer", extra={**named, **amounts})

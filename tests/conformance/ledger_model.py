@@ -56,6 +56,8 @@ class Model:
     percent: int = 80
     held: dict[str, tuple[list[Name], int]] = field(default_factory=dict)
     """Open reservations by attempt: where, how much."""
+    lost: dict[str, tuple[list[Name], int]] = field(default_factory=dict)
+    """Calls that were presumed spent, and may be confirmed."""
     line_count: int = 0
 
     def open(self, name: Name, limit: int, percent: int = 80) -> None:
@@ -138,11 +140,24 @@ class Model:
         self.line_count += 1
         return None
 
-    def end(self, attempt_id: str, cost: int | None) -> Ended | None:
+    def confirm(self, attempt_id: str, cost: int) -> tuple[int, int, int] | None:
+        """The answer came after all: what was presumed, what it cost, and how much of that is above."""
+        if attempt_id not in self.lost:
+            return None
+        names, amount = self.lost.pop(attempt_id)
+        surplus = max(cost - amount, 0)
+        for name in names:
+            self.accounts[name].spent += cost - surplus - amount
+            self.accounts[name].surplus += surplus
+        return amount, cost, surplus
+
+    def end(self, attempt_id: str, cost: int | None, *, presumed: bool = False) -> Ended | None:
         """Free what was held and book what it cost, at most what was held if that is not known."""
         if attempt_id not in self.held:
             return None
         names, amount = self.held.pop(attempt_id)
+        if presumed:
+            self.lost[attempt_id] = (names, amount)
         charged = amount if cost is None else cost
         surplus = max(charged - amount, 0)
         warned = []

@@ -35,9 +35,12 @@ from app.budget.audit import Audit, audit
 from app.budget.keys import create_key, set_key_limits
 from app.budget.ledger import (
     Attempt,
+    Confirmed,
     Kind,
+    Meters,
     Settled,
     Warned,
+    confirm,
     open_attempts,
     release,
     reserve,
@@ -244,7 +247,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def ends(self, attempt_id: str, kind: Kind, cost: int | None) -> None:
         """Settle on both sides; too late changes nothing."""
-        expected = settled_as(self.model.end(attempt_id, cost))
+        presumed = kind is Kind.PRESUMED
+        expected = settled_as(self.model.end(attempt_id, cost, presumed=presumed))
         assert self.do(lambda tx: settle(tx, attempt_id, kind, cost)) == expected
 
     @rule(target=ended, done=consumes(held), how=ENDINGS, share=shares)
@@ -272,6 +276,15 @@ class LedgerMachine(RuleBasedStateMachine):
     def end_what_is_not_open(self, done: str, cost: int) -> None:
         assert self.do(lambda tx: settle(tx, done, Kind.CONFIRMED, cost)) is None
         assert self.do(lambda tx: release(tx, done)) is None
+
+    @rule(late=ended | held, cost=amounts)
+    def answer_after_all(self, late: str, cost: int) -> None:
+        """Only what was presumed is confirmed, and that once."""
+        task_id, step, _ = late.split("/")
+        attempt = Attempt(Subject(task_id, "s"), int(step), 1, "m", "p")
+        found = self.do(lambda tx: confirm(tx, attempt, cost, Meters(input_tokens=3), "late"))
+        expected = self.model.confirm(late, cost)
+        assert found == (None if expected is None else Confirmed(*expected))
 
     @rule(data=st.data(), limit=limits, percent=percents)
     def change_limit(self, data: st.DataObject, limit: int, percent: int) -> None:
@@ -323,7 +336,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def recovered(self, subject: Subject) -> None:
         """One task's calls that were in flight."""
         lost = [name for name in self.model.held if name.startswith(f"{subject.task_id}/")]
-        endings = [self.model.end(attempt_id, None) for attempt_id in lost]
+        endings = [self.model.end(attempt_id, None, presumed=True) for attempt_id in lost]
         self.heard.clear()
         found = self.do(lambda tx: presume_open(tx, subject, "restart"))
         assert found == len(lost)

@@ -8,35 +8,12 @@ import pytest
 from app.store.port import Tx
 from app.store.queries import load_queries
 from tests.conformance.answers_story import ANSWERS_STORY
+from tests.conformance.leases_story import LATE_STORY, LEASES_STORY, LINE
 from tests.conformance.turns_story import TURNS_STORY, task
 from tests.conformance.upkeep_story import UPKEEP_STORY
 from tests.conformance.uses import Use, changes, finds
 
 TASK = {"scope": "task", "id": "t"}
-LINE = {
-    "kind": None,
-    "owner": "local",
-    "session_id": "s",
-    "task_id": "t",
-    "run": 1,
-    "step": 1,
-    "attempt": 1,
-    "model": "m",
-    "price_row": "p",
-    "key_id": "",
-    "agent": "",
-    "bound": "proved",
-    "usage_json": None,
-    "scopes": '[["task","t"]]',
-    "surplus_nano": 0,
-    "input_tokens": 3,
-    "output_tokens": 2,
-    "cache_read_tokens": 0,
-    "cache_write_5m_tokens": 0,
-    "cache_write_1h_tokens": 0,
-    "web_searches": 0,
-    "at_us": 7,
-}
 PAUSE: dict[str, object] = {
     "id": "t",
     "run": 2,
@@ -156,22 +133,6 @@ KEYS_STORY = (
     finds("find_key", 1, {"enabled": 0}, hash="h"),
     finds("any_key", 1, {}),
     finds("list_keys", 1, {"id": "k", "revoked_at_us": 4}),
-)
-
-WORKER = {"id": "w", "slots": 3, "now_us": 5, "expires_at_us": 20}
-LEASES_STORY = (
-    finds("orphaned_tasks", 1, {"id": "t", "status": "running", "crash_count": 0}, limit=9),
-    changes("add_worker", 1, **WORKER),
-    finds("orphaned_tasks", 0, None, limit=9),
-    finds("worker_holds", 1, {}, id="w", now_us=19),
-    finds("worker_holds", 0, None, id="w", now_us=20),
-    changes("renew_worker", 1, id="w", expires_at_us=30),
-    changes("renew_worker", 0, id="v", expires_at_us=30),
-    finds("list_workers", 1, {"id": "w", "expires_at_us": 30, "beat_count": 1, "slots": 3}),
-    changes("remove_silent_worker", 0, id="w", beat_count=0),
-    changes("remove_silent_worker", 1, id="w", beat_count=1),
-    changes("remove_worker", 0, id="w"),
-    changes("remove_workers", 0),
 )
 
 
@@ -355,6 +316,7 @@ STORY = (
     ),
     finds("read_events", 1, {"seq": 1, "body": b"\x00\xff"}, subject="t", after=0, limit=5),
     finds("read_events", 0, None, subject="t", after=1, limit=5),
+    *LATE_STORY,
     *UPKEEP_STORY,
     *USAGE_STORY,
     *KEYS_STORY,

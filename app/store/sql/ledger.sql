@@ -51,6 +51,20 @@ VALUES (:task_id, :step, :attempt, :ended, :entry, :kind, :owner, :session_id, :
     :key_id, :agent, :bound, :scopes, :amount_nano, :surplus_nano, :input_tokens, :output_tokens, :cache_read_tokens,
     :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :usage_json, :at_us);
 
+-- name: presumed_line
+-- By run as well: a refused run may have had the same number in mind.
+SELECT task_id, owner, session_id, model, scopes, amount_nano FROM ledger_lines
+WHERE task_id = :task_id AND step = :step AND attempt = :attempt AND ended = 1 AND run = :run AND kind = 'presumed';
+
+-- name: confirm_line
+-- The one change a line may see: the answer that was taken for lost came after all.
+UPDATE ledger_lines SET kind = 'confirmed', presumed_nano = amount_nano, confirmed_at_us = :now_us,
+    amount_nano = :amount_nano, surplus_nano = :surplus_nano, price_row = :price_row,
+    input_tokens = :input_tokens, output_tokens = :output_tokens, cache_read_tokens = :cache_read_tokens,
+    cache_write_5m_tokens = :cache_write_5m_tokens, cache_write_1h_tokens = :cache_write_1h_tokens,
+    web_searches = :web_searches, usage_json = :usage_json
+WHERE task_id = :task_id AND step = :step AND attempt = :attempt AND ended = 1 AND run = :run AND kind = 'presumed';
+
 -- name: open_reservation
 -- A reservation that nothing has ended yet: what its ending repeats.
 SELECT task_id, step, attempt, owner, session_id, run, model, price_row, key_id, agent, bound, scopes, amount_nano

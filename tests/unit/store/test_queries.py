@@ -24,12 +24,35 @@ PASSING = {"answers", "workers"}
 """Tables whose rows are for a time only."""
 
 
+RESOLVING = {"confirm_line"}
+"""So is this one: a line that was presumed, once its answer came after all. See `app.budget.ledger.confirm`."""
+
+
 def test_nothing_in_the_ledger_or_the_journal_is_ever_changed():
     """Lines and events are only added: no statement updates or deletes them, and none deletes what is to stay."""
     for name, statement in load_queries().items():
         assert set(re.findall(r"\bDELETE\s+(?:FROM\s+)?(\w+)", statement)) <= PASSING, name
-        assert not re.search(r"UPDATE\s+ledger_lines", statement), name
+        assert name in RESOLVING or not re.search(r"UPDATE\s+ledger_lines", statement), name
         assert name in ERASING or not re.search(r"UPDATE\s+events", statement), name
+
+
+def test_only_a_presumed_line_is_resolved_and_it_keeps_its_key_and_its_instant():
+    """From presumed to confirmed, nothing else; what it was stays written beside it."""
+    for name in RESOLVING:
+        changed, _, where = load_queries()[name].partition("WHERE")
+        assert "kind = 'confirmed', presumed_nano = amount_nano" in changed
+        assert where.endswith("kind = 'presumed'")
+        columns = set(re.findall(r"(\w+) = ", changed))
+        assert not columns & {
+            "task_id",
+            "step",
+            "attempt",
+            "ended",
+            "entry",
+            "run",
+            "scopes",
+            "at_us",
+        }
 
 
 def test_an_erasure_changes_content_only():
