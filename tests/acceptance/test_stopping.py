@@ -4,6 +4,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from tests.support.process import Child, Service, service, simulator
 
 _CLOCK = SystemClock()
 _GRACE_S = 2.0
+_STREAMS = 100
 _AT_ONCE_S = 4.0
 """For an exit that must not wait for the grace of a minute; generous for a busy machine."""
 _SLOW = {"kind": "latency", "delay_s": 60, "prompt_contains": "forever", "probability": 1}
@@ -98,8 +100,8 @@ async def test_sigterm_under_load(tmp_path: Path, upstream: httpx.AsyncClient) -
             slow = [await submit(client, _FOREVER) for _ in range(2)]
             quick = [await submit(client, _TOOLS) for _ in range(40)]
             idle = [await _Idle().begin(bursar) for _ in range(20)]
-            begun = [asyncio.Event() for _ in range(3)]
-            watched = [slow[0], slow[1], quick[-1]]
+            begun = [asyncio.Event() for _ in range(_STREAMS)]
+            watched = list(islice(cycle([*slow, *quick[-8:]]), _STREAMS))
             streams = [
                 asyncio.create_task(_watch(client, task_id, event))
                 for task_id, event in zip(watched, begun, strict=True)
