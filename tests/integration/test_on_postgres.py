@@ -1,11 +1,16 @@
 """The whole service on PostgreSQL."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from app.__main__ import main
+from app.settings import load
+from tests.support.postgres import Server
 from tests.support.service import Running, started
 
 
@@ -58,3 +63,63 @@ async def test_text_that_no_row_can_have(bursar: Running, method: str, path: str
     """It is refused as in the embedded store: nothing is found, or the request is wrong."""
     answer = await bursar.client.request(method, path)
     assert answer.status_code in {400, 404, 422}, answer.text
+
+
+class TestCommands:
+    """The commands work on the database that the settings name."""
+
+    def test_keys_and_books(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A key is made, listed and revoked; the doctor and the repricing read the same database."""
+        monkeypatch.setenv("BURSAR_DATABASE_URL", database_url)
+        assert main(["keys", "create", "--owner", "acme", "--daily-usd", "3", "--json"]) == 0
+        key = json.loads(capsys.readouterr().out)
+        assert main(["keys", "revoke", key["id"]]) == 0
+        capsys.readouterr()
+        assert main(["keys", "list", "--json"]) == 0
+        (listed,) = json.loads(capsys.readouterr().out)
+        assert (listed["id"], listed["enabled"], listed["daily_budget_usd"]) == (
+            key["id"],
+            False,
+            3.0,
+        )
+        assert main(["doctor"]) == 0
+        assert capsys.readouterr().out.startswith("0 drifts in ")
+
+    def test_a_drift_is_found(
+        self, database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """One nano-dollar in a balance that no line explains."""
+        monkeypatch.setenv("BURSAR_DATABASE_URL", database_url)
+        with psycopg.connect(database_url) as connection:
+            connection.execute(
+                "INSERT INTO accounts (scope, id, owner, limit_nano, ceiling_nano, spent_nano)"
+                " VALUES ('session', 'acme/s', 'acme', 5, 5, 1)"
+            )
+        assert main(["doctor"]) == 1
+        assert "session acme/s: spent is 0.000000001 USD" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("command", [["doctor"], ["keys", "list"]])
+    def test_nothing_there(
+        self,
+        postgres: Server,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        command: list[str],
+    ) -> None:
+        """Looking makes no schema."""
+        url = postgres.create()
+        monkeypatch.setenv("BURSAR_DATABASE_URL", url)
+        assert main(command) == 1
+        assert "There is nothing of Bursar's in the PostgreSQL database" in capsys.readouterr().err
+        postgres.drop(url)
+
+    def test_no_password_is_shown(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """`config` masks the whole address; the log's filter knows the password by itself."""
+        monkeypatch.setenv("BURSAR_DATABASE_URL", "postgresql://me:secret%2Dword@db/books")
+        assert main(["config"]) == 0
+        assert "secret" not in capsys.readouterr().out
+        assert {"secret%2Dword", "secret-word"} <= set(load().secrets())

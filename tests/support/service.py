@@ -7,7 +7,7 @@ async with started(tmp_path, workers=2) as bursar:
 
 import sqlite3
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,16 @@ class Running:
             return [dict(row) for row in connection.execute(statement, values)]
         finally:
             connection.close()
+
+    def alter(self, statement: str) -> None:
+        """Change rows behind the service's back."""
+        if self.database_url is not None:
+            with psycopg.connect(self.database_url) as postgres:
+                postgres.execute(statement.encode())
+            return
+        with closing(sqlite3.connect(self.data_dir / "bursar.db")) as connection:
+            connection.execute(statement)
+            connection.commit()
 
 
 @asynccontextmanager

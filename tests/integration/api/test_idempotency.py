@@ -11,6 +11,8 @@ import pytest
 from app.api.app import create_app
 from app.api.idempotency import KEPT_S
 from app.domain.clock import SystemClock
+from app.store.port import Store
+from app.store.postgres import PostgresStore
 from app.store.sqlite import SqliteStore
 from tests.support.clock import ShiftedClock
 from tests.support.keys import come_as, made_key
@@ -136,7 +138,11 @@ async def test_many_at_once_with_two_bodies(bursar: Running) -> None:
 
 async def test_two_processes_over_one_store(bursar: Running) -> None:
     """Between them, too, the row in the table decides, and the loser answers what the winner did."""
-    beside = SqliteStore(bursar.data_dir, SystemClock(), alone=False)
+    beside: Store
+    if bursar.database_url is None:
+        beside = SqliteStore(bursar.data_dir, SystemClock(), alone=False)
+    else:
+        beside = PostgresStore(bursar.database_url)
     app = create_app("other")
     app.state.services = replace(bursar.service.services, store=beside)
     transport = httpx.ASGITransport(app=app)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from app.store.sqlite import SqliteStore
 from tests.support.service import HANG, Running, started
 
 
@@ -45,9 +44,7 @@ async def test_same_instant(bursar: Running) -> None:
     for task_id in made:
         await bursar.finished(task_id)
     await bursar.service.drain()
-    store = bursar.service.store
-    assert isinstance(store, SqliteStore)
-    store._connection.execute("UPDATE tasks SET created_at_us = 1700000000000000")
+    bursar.alter("UPDATE tasks SET created_at_us = 1700000000000000")
     pages = await _pages(bursar, limit=2)
     assert sorted(task for page in pages for task in _ids(page)) == sorted(made)
 
