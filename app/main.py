@@ -35,6 +35,8 @@ from app.llm.pricing import PriceBook, UnknownModel
 from app.llm.provider import Provider
 from app.llm.retry import RetryLimits
 from app.llm.router import cheaper
+from app.llm.routing.decide import Thresholds
+from app.llm.routing.score import shipped
 from app.observe.logs import Redactor
 from app.observe.metrics import Metrics
 from app.queue.caps import Caps
@@ -388,6 +390,9 @@ def _cheaper(settings: Settings, prices: PriceBook, clock: Clock) -> Callable[[s
 def _defaults(settings: Settings) -> Defaults:
     return Defaults(
         routes=settings.routes,
+        complexity=settings.default_complexity,
+        thresholds=Thresholds(settings.auto_medium_score, settings.auto_complex_score),
+        weights=shipped(),
         task_budget_nano=nano_from_usd(settings.task_budget_usd),
         session_budget_nano=nano_from_usd(settings.session_budget_usd),
         service=service_limits(settings),

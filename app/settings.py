@@ -17,7 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.domain.money import MAX_USD
-from app.domain.task import Complexity
+from app.domain.task import AskedComplexity, Complexity
 
 PREFIX = "BURSAR_"
 Usd = Annotated[Decimal, Field(gt=0, le=MAX_USD, decimal_places=9, allow_inf_nan=False)]
@@ -95,6 +95,17 @@ class Settings(BaseSettings):
     )
     route_complex: str = Field(
         "claude-opus-5-5", min_length=1, description="Model of complex tasks."
+    )
+
+    default_complexity: AskedComplexity = Field(
+        AskedComplexity.MEDIUM,
+        description="Complexity of a task that names neither one nor a model; `auto`: the router finds it.",
+    )
+    auto_medium_score: float = Field(
+        0.45, ge=0, le=1, description="From this score on the router takes a task for medium."
+    )
+    auto_complex_score: float = Field(
+        0.80, ge=0, le=1, description="From this score on the router takes a task for complex."
     )
 
     # Budgets and bounds of a task

@@ -9,7 +9,7 @@ from fastapi import Response
 from app.api.submit import Submission
 from app.domain.clock import US_PER_S, rfc3339
 from app.domain.money import usd_from_nano
-from app.domain.task import TaskSpec, TaskStatus
+from app.domain.task import Routing, TaskSpec, TaskStatus
 from app.queue.verbs import spec_of
 from app.store.port import Row
 
@@ -151,6 +151,25 @@ def usage(rows: Sequence[Row]) -> dict[str, Any]:
     return {"spent_usd": usd_from_nano(total["spent_nano"]), **_used(total)}
 
 
+def routing(made: Routing | None) -> dict[str, Any] | None:
+    """The router's decision, where it made one."""
+    if made is None:
+        return None
+    return {
+        "score": made.score,
+        "signals": [{"name": s.name, "effect": s.effect} for s in made.signals],
+        "alternatives": [
+            {
+                "complexity": other.complexity,
+                "model": other.model,
+                "likely_usd": usd_from_nano(other.likely_nano),
+                "worst_case_usd": usd_from_nano(other.worst_nano),
+            }
+            for other in made.alternatives
+        ],
+    }
+
+
 def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[str, Any]:
     own = f"/tasks/{task_id}"
     return {
@@ -159,6 +178,7 @@ def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[
         "complexity": spec.complexity,
         "model": spec.model,
         "model_reason": spec.model_reason,
+        "routing": routing(spec.routing),
         "system": spec.system,
         "tools": list(spec.tools),
         "session_id": session_id,

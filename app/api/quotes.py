@@ -11,6 +11,7 @@ from app.agent.quote import likely_nano, worst_nano
 from app.api import present
 from app.api.guarded import GuardedRoute
 from app.api.problems import budget_members
+from app.api.routing_out import RoutingOut
 from app.api.schemas import Problem, TaskIn
 from app.api.services import Services, principal
 from app.api.submit import Submission, blocking, candidate_rows, first_call_nano, prepare
@@ -18,6 +19,7 @@ from app.budget.accounts import Balance, find_balance
 from app.budget.scopes import session_scope
 from app.domain.clock import US_PER_S
 from app.domain.money import usd_from_nano
+from app.domain.task import Complexity
 from app.llm.pricing import PriceRow
 from app.queue.verbs import spec_of
 from app.store.port import Tx
@@ -45,8 +47,12 @@ class BlockedOut(BaseModel):
 class QuoteOut(BaseModel):
     """What a task would cost."""
 
+    complexity: Complexity
     model: str
     model_reason: str
+    routing: RoutingOut | None = Field(
+        description="How the router found the complexity, and what the others would cost; unset where it was named."
+    )
     price_row: str
     budget_usd: float = Field(description="What the task may cost.")
     max_steps: int
@@ -129,8 +135,10 @@ def _quote(services: Services, submission: Submission, seen: _Seen) -> dict[str,
     if seen.blocked is not None:
         blocked = budget_members(seen.blocked.exhausted(submission.minimal_nano))
     return {
+        "complexity": spec.complexity,
         "model": spec.model,
         "model_reason": spec.model_reason,
+        "routing": present.routing(spec.routing),
         "price_row": row.row_id,
         "budget_usd": usd_from_nano(spec.budget_nano),
         "max_steps": spec.max_steps,

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from app.api.routing_out import RoutingOut
 from app.domain.money import MAX_USD
-from app.domain.task import Bound, BudgetPolicy, Complexity
+from app.domain.task import AskedComplexity, Bound, BudgetPolicy, Complexity
 
 TEXT_LIMIT_BYTES = 256 * 1024
 SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
@@ -115,8 +116,10 @@ class TaskIn(Body):
     task: Annotated[Text, AfterValidator(_not_blank)] = Field(
         description="What to do: 1 byte to 256 KiB of UTF-8.", min_length=1
     )
-    complexity: Complexity = Field(
-        Complexity.MEDIUM, description="Chooses the route, hence the model."
+    complexity: AskedComplexity | None = Field(
+        None,
+        description="Chooses the route, hence the model; `auto`: the router finds it. "
+        "Unset: the service's default, `medium` unless it says otherwise.",
     )
     session_id: str | None = Field(
         None,
@@ -250,6 +253,9 @@ class TaskOut(BaseModel):
     complexity: Complexity
     model: str
     model_reason: str
+    routing: RoutingOut | None = Field(
+        description="How the router found the complexity; unset where it was named."
+    )
     system: str | None
     tools: list[str]
     session_id: str

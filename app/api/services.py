@@ -11,9 +11,11 @@ from app.budget.accounts import ServiceLimits
 from app.budget.keys import Principal
 from app.budget.turns import Turns
 from app.domain.clock import Clock
-from app.domain.task import Complexity
+from app.domain.task import AskedComplexity, Complexity
 from app.journal.feed import Feed
 from app.llm.pricing import PriceBook
+from app.llm.routing.decide import Thresholds
+from app.llm.routing.score import Weights
 from app.observe.metrics import Metrics
 from app.queue.port import Queue
 from app.store.port import Store
@@ -29,6 +31,10 @@ class Defaults:
     """What a submission gets that does not say otherwise."""
 
     routes: Mapping[Complexity, str]
+    complexity: AskedComplexity
+    thresholds: Thresholds
+    weights: Weights
+    """What the router knows."""
     task_budget_nano: int
     session_budget_nano: int
     service: ServiceLimits

@@ -1,11 +1,12 @@
 """From a body to a durable task: what is checked, and the one transaction that accepts it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from app.agent.quote import first_prompt_tokens
 from app.api.parents import NO_PARENT, Parent, check_parent, parent_of
+from app.api.routing import choose, routed, routing_of
 from app.api.schemas import TaskIn
 from app.api.services import Services
 from app.budget.accounts import Balance, ServiceLimits, balance, open_account, shared_balances
@@ -22,7 +23,6 @@ from app.llm.bound import worst_case_nano
 from app.llm.models import facts_of
 from app.llm.pricing import PriceRow, UnknownModel
 from app.llm.provider import JsonObject
-from app.llm.router import route
 from app.queue import verbs
 from app.store.port import Tx
 
@@ -62,14 +62,14 @@ async def prepare(services: Services, who: Principal, body: TaskIn) -> Submissio
 
 def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent) -> Submission:
     defaults = services.defaults
-    chosen = route(body.complexity, body.model, defaults.routes)
+    chosen = choose(defaults, body)
     _check_tools(services, body.tools)
     now_us = services.clock.now_us()
     session_id = parent.session_id or body.session_id or new_id("sess", now_us)
     budget = body.budget_usd
     spec = TaskSpec(
         text=body.task,
-        complexity=body.complexity,
+        complexity=chosen.complexity,
         model=chosen.model,
         model_reason=chosen.reason,
         max_steps=body.max_steps or defaults.max_steps,
@@ -91,7 +91,10 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         run_at_us=run_at_of(body.run_at, now_us),
     )
     subject = Subject(new_id("task", now_us), session_id, who.owner)
-    return Submission(subject, spec, body.priority, _minimal_nano(services, spec))
+    minimal_nano = _minimal_nano(services, spec)
+    if chosen.decision is not None:
+        spec = replace(spec, routing=routing_of(services, spec, chosen.decision))
+    return Submission(subject, spec, body.priority, minimal_nano)
 
 
 def run_at_of(run_at: datetime | None, now_us: int) -> int | None:
@@ -204,6 +207,8 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
                 run_at_us=spec.run_at_us,
             ),
         )
+        if spec.routing is not None:
+            append(tx, subject, routed(spec, spec.routing))
         return tx.now_us
 
     return op

@@ -15,6 +15,15 @@ class Complexity(StrEnum):
     COMPLEX = "complex"
 
 
+class AskedComplexity(StrEnum):
+    """What a client may say of it; `auto` leaves it to the router."""
+
+    SIMPLE = "simple"
+    MEDIUM = "medium"
+    COMPLEX = "complex"
+    AUTO = "auto"
+
+
 class TaskStatus(StrEnum):
     """Where a task is: queued → running → (paused | cancelling) → succeeded | failed | cancelled."""
 
@@ -84,6 +93,39 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Signal:
+    """One reason of the router's, in words that never quote the task."""
+
+    name: str
+    effect: float
+    """What it adds to the score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """What the task would cost on one of the routes, as far as anybody knew when it was accepted."""
+
+    complexity: Complexity
+    model: str
+    likely_nano: int
+    """By a rule of thumb; not a bound."""
+    worst_nano: int
+    """Every step at its bound, every attempt lost, or its budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How the router chose the complexity: made once, when the task is accepted."""
+
+    score: float
+    """How hard the task looks, from 0 to 1."""
+    signals: tuple[Signal, ...]
+    """What the score is made of, the strongest first."""
+    alternatives: tuple[Alternative, ...] = ()
+    """One for each complexity, the chosen one too."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """What was submitted, with the service's defaults filled in. Never changes."""
 
@@ -92,7 +134,7 @@ class TaskSpec:
     model: str
     """The model that answers: the client's own choice, or its complexity's route."""
     model_reason: str
-    """Why this model: `requested`, or `complexity:<name>`."""
+    """Why this model: `requested`, `complexity:<name>`, or `auto: …` with the score and its reasons."""
     max_steps: int
     max_tokens: int
     max_tokens_explicit: bool
@@ -114,6 +156,8 @@ class TaskSpec:
     """The tasks it is a sub-task of, nearest first."""
     run_at_us: int | None = None
     """Not to be started before."""
+    routing: Routing | None = None
+    """How its complexity was found; None where the client named it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,30 @@ class TaskAccepted(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ModelRouted(Event):
+    """The router chose the task's complexity, hence its model. What the others would have cost is told, too."""
+
+    name: ClassVar[str] = "model_routed"
+    by: str
+    """`router`: the local one."""
+    complexity: str
+    model: str
+    reason: str
+    score: float
+    signals: tuple[str, ...]
+    """What the score is made of, the strongest first. Never words of the task."""
+    simple_model: str
+    simple_likely_nano: int
+    simple_worst_nano: int
+    medium_model: str
+    medium_likely_nano: int
+    medium_worst_nano: int
+    complex_model: str
+    complex_likely_nano: int
+    complex_worst_nano: int
+
+
+@dataclass(frozen=True, slots=True)
 class TaskClaimed(Event):
     """A worker took the task; a run begins."""
 
@@ -321,6 +345,7 @@ EVENTS: dict[str, type[Event]] = {
     event.name: event
     for event in (
         TaskAccepted,
+        ModelRouted,
         TaskClaimed,
         TaskRequeued,
         AttemptStarted,

@@ -6,17 +6,21 @@ A task's row and the event that tells of its change are written together.
 """
 
 import dataclasses
+from typing import Any
 
 import orjson
 
 from app.domain.errors import BudgetExhausted, NotFound, StaleLease, TaskFinished
 from app.domain.task import (
+    Alternative,
     Bound,
     BudgetPolicy,
     Claim,
     Complexity,
     Conclusion,
     Outcome,
+    Routing,
+    Signal,
     Subject,
     TaskError,
     TaskSpec,
@@ -315,7 +319,20 @@ def spec_of(text: str) -> TaskSpec:
     data["on_budget"] = BudgetPolicy(data.get("on_budget", BudgetPolicy.FAIL))
     data["bound"] = Bound(data.get("bound", Bound.PROVED))
     data["ancestors"] = tuple(data.get("ancestors", ()))
+    if data.get("routing") is not None:
+        data["routing"] = _routing_of(data["routing"])
     return TaskSpec(**data)
+
+
+def _routing_of(data: dict[str, Any]) -> Routing:
+    return Routing(
+        data["score"],
+        tuple(Signal(**signal) for signal in data["signals"]),
+        tuple(
+            Alternative(**{**other, "complexity": Complexity(other["complexity"])})
+            for other in data["alternatives"]
+        ),
+    )
 
 
 _SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(TaskSpec))

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.domain.task import Complexity
-from app.llm.routing.evidence import Asked, Signal, evidence
+from app.domain.task import Complexity, Signal
+from app.llm.routing.evidence import Asked, evidence
 from app.llm.routing.features import features_of
 from app.llm.routing.score import Term, Weights
 

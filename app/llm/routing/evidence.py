@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from app.domain.task import Signal
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -14,15 +16,6 @@ class Asked:
     tool_count: int = 0
     max_tokens: int | None = None
     """As the client named it; None where it did not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """One reason, in words that never quote the task."""
-
-    name: str
-    effect: float
-    """What it adds to the score."""
 
 
 READ_CHARS = 20_000

@@ -1,0 +1,75 @@
+"""Which model a submission goes to: as it says, or as the router finds; and what the other routes would cost."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from app.agent.quote import likely_nano, worst_nano
+from app.api.schemas import TaskIn
+from app.api.services import Defaults, Services
+from app.domain.clock import US_PER_S
+from app.domain.task import Alternative, AskedComplexity, Complexity, Routing, TaskSpec
+from app.journal.events import ModelRouted
+from app.llm.router import route
+from app.llm.routing.decide import Decision, decide
+from app.llm.routing.evidence import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The model, why, and the router's decision where it made one."""
+
+    complexity: Complexity
+    model: str
+    reason: str
+    decision: Decision | None = None
+
+
+def choose(defaults: Defaults, body: TaskIn) -> Chosen:
+    """A model that is named goes first; then the complexity that is named; then the service's default."""
+    asked = body.complexity or defaults.complexity
+    if asked is not AskedComplexity.AUTO or body.model is not None:
+        auto = asked is AskedComplexity.AUTO
+        complexity = Complexity.MEDIUM if auto else Complexity(asked)
+        chosen = route(complexity, body.model, defaults.routes)
+        return Chosen(complexity, chosen.model, chosen.reason)
+    seen = Asked(body.task, body.system, len(body.tools), body.max_tokens)
+    decision = decide(seen, defaults.weights, defaults.thresholds)
+    model = defaults.routes[decision.complexity]
+    return Chosen(decision.complexity, model, decision.reason, decision)
+
+
+def routing_of(services: Services, spec: TaskSpec, decision: Decision) -> Routing:
+    """The decision as the task keeps it, with what each route would cost by today's prices."""
+    today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
+    tools = services.tools.definitions(spec.tools)
+    alone = replace(spec, downgrade=False)
+    found = []
+    for complexity, model in services.defaults.routes.items():
+        row = services.prices.row(model, today)
+        worst = worst_nano(alone, row, tools, services.defaults.quote)
+        likely = min(likely_nano(alone, row, tools), worst, spec.budget_nano)
+        found.append(Alternative(complexity, model, likely, min(worst, spec.budget_nano)))
+    return Routing(decision.score, decision.signals, tuple(found))
+
+
+def routed(spec: TaskSpec, made: Routing) -> ModelRouted:
+    """The event that tells of it."""
+    of = {other.complexity: other for other in made.alternatives}
+    simple, medium, hard = of[Complexity.SIMPLE], of[Complexity.MEDIUM], of[Complexity.COMPLEX]
+    return ModelRouted(
+        by="router",
+        complexity=spec.complexity,
+        model=spec.model,
+        reason=spec.model_reason,
+        score=made.score,
+        signals=tuple(f"{signal.name} {signal.effect:+.2f}" for signal in made.signals),
+        simple_model=simple.model,
+        simple_likely_nano=simple.likely_nano,
+        simple_worst_nano=simple.worst_nano,
+        medium_model=medium.model,
+        medium_likely_nano=medium.likely_nano,
+        medium_worst_nano=medium.worst_nano,
+        complex_model=hard.model,
+        complex_likely_nano=hard.likely_nano,
+        complex_worst_nano=hard.worst_nano,
+    )

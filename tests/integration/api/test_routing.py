@@ -1,0 +1,117 @@
+"""complexity: auto, through the API: the router's choice, its reasons, and what the others would have cost."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import HANG, Running, started
+
+PLAIN = "Say hello."
+HARD = (
+    "Refactor this service so that it retries, then write tests, and finally a migration plan:\n"
+    "```python\ndef call(x):\n    return send(x)\n```"
+)
+TOOLS = ["calculator", "text_stats", "current_time"]
+HAIKU, SONNET, OPUS = "claude-haiku-5-5", "claude-sonnet-5-5", "claude-opus-5-5"
+ROUTES = {"simple": HAIKU, "medium": SONNET, "complex": OPUS}
+
+
+async def routed(bursar: Running, task_id: str) -> list[dict[str, Any]]:
+    """The router's events."""
+    return [e["data"] for e in await bursar.events(task_id) if e["type"] == "model_routed"]
+
+
+@pytest.mark.parametrize(
+    ("task", "tools", "complexity"), [(PLAIN, [], "simple"), (HARD, TOOLS, "complex")]
+)
+async def test_auto_finds_the_complexity(
+    bursar: Running, task: str, tools: list[str], complexity: str
+) -> None:
+    """The task goes where its score says; the task, its events and its calls agree on that."""
+    made = await bursar.run(task, complexity="auto", tools=tools)
+    model = ROUTES[complexity]
+    assert (made["complexity"], made["model"], made["outcome"]) == (complexity, model, "answered")
+    assert {seen.request["model"] for seen in bursar.simulator.log.seen} == {model}
+    (told,) = await routed(bursar, made["id"])
+    assert (told["by"], told["model"], told["complexity"]) == ("router", model, complexity)
+    assert told["reason"] == made["model_reason"]
+    assert told["score"] == made["routing"]["score"]
+    assert made["model_reason"].startswith(f"auto: score {told['score']:.2f} ")
+    strongest = made["routing"]["signals"][0]
+    assert f"{strongest['name']} {strongest['effect']:+.2f}" in made["model_reason"]
+
+
+async def test_what_the_others_would_have_cost(bursar: Running) -> None:
+    """Each route with its likely cost and its worst case: in the task, in the event, and in the quote."""
+    body = {"task": PLAIN, "complexity": "auto", "budget_usd": 900}
+    quote = (await bursar.client.post("/quotes", json=body)).json()
+    made = await bursar.submit(PLAIN, complexity="auto", budget_usd=900)
+    assert quote["routing"] == made["routing"]
+    assert (quote["complexity"], quote["model"]) == (made["complexity"], made["model"])
+    others = made["routing"]["alternatives"]
+    assert {other["complexity"]: other["model"] for other in others} == ROUTES
+    likely = [other["likely_usd"] for other in others]
+    worst = [other["worst_case_usd"] for other in others]
+    assert likely == sorted(likely)
+    assert worst == sorted(worst)
+    assert all(0 < a < b for a, b in zip(likely, worst, strict=True))
+    assert worst[0] == quote["worst_case_usd"]
+    (told,) = await routed(bursar, made["id"])
+    assert told["complex_likely_usd"] == likely[2]
+    assert told["medium_worst_usd"] == worst[1]
+
+
+async def test_nobody_is_routed_unasked(bursar: Running) -> None:
+    """Without `auto` the default stays the default, and nothing is told of a router."""
+    made = await bursar.submit(HARD)
+    assert (made["complexity"], made["model_reason"], made["routing"]) == (
+        "medium",
+        "complexity:medium",
+        None,
+    )
+    assert await routed(bursar, made["id"]) == []
+
+
+async def test_a_named_model_wins(bursar: Running) -> None:
+    """Whatever the complexity says, the router is not asked."""
+    made = await bursar.submit(HARD, complexity="auto", model=HAIKU)
+    assert (made["model"], made["model_reason"]) == (HAIKU, "requested")
+    assert made["routing"] is None
+    assert await routed(bursar, made["id"]) == []
+
+
+async def test_auto_as_the_default(tmp_path: Path) -> None:
+    """A setting makes it so for tasks that name neither; thresholds are settings, too."""
+    async with started(tmp_path, default_complexity="auto", auto_complex_score=0.0) as bursar:
+        assert (await bursar.submit(PLAIN))["model"] == OPUS
+        assert (await bursar.submit(PLAIN, complexity="simple"))["model"] == HAIKU
+        assert (await bursar.submit(PLAIN, model=HAIKU))["model_reason"] == "requested"
+
+
+async def test_the_choice_outlives_a_restart(tmp_path: Path) -> None:
+    """It is kept with the task: other thresholds, and other routes, change nothing of one that has begun."""
+    async with started(tmp_path) as bursar:
+        bursar.script(HANG)
+        before = await bursar.submit(PLAIN, complexity="auto")
+        await bursar.saw(before["id"], "attempt_started")
+    async with started(tmp_path, auto_medium_score=0.0, route_simple=SONNET) as bursar:
+        after = await bursar.finished(before["id"])
+        shown = ("complexity", "model", "model_reason", "routing")
+        assert {name: after[name] for name in shown} == {name: before[name] for name in shown}
+        assert {seen.request["model"] for seen in bursar.simulator.log.seen} == {HAIKU}
+        assert len(await routed(bursar, before["id"])) == 1
+
+
+async def test_the_journal_never_quotes_the_task(bursar: Running) -> None:
+    """Reasons are the router's own words: what a task says stays out of events and log lines."""
+    words = {"hunter2", "defendant", "patient"}
+    made = await bursar.submit("Is the defendant a patient of hunter2? " + HARD, complexity="auto")
+    (told,) = await routed(bursar, made["id"])
+    assert not words & set(" ".join([told["reason"], *told["signals"]]).split())
+
+
+async def test_an_unknown_complexity_is_refused(bursar: Running) -> None:
+    """The four words, and no other."""
+    answer = await bursar.client.post("/tasks", json={"task": "x", "complexity": "automatic"})
+    assert answer.status_code == 422
