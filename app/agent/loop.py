@@ -12,7 +12,7 @@ from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.task import Bound, BudgetPolicy, Claim, Conclusion, Outcome, TaskError
 from app.journal.events import ToolFinished, ToolStarted
-from app.journal.journal import append, fence
+from app.journal.journal import append, fence, may_start
 from app.llm.answers import ToolUse, to_json
 from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.caller import OVERCHARGED, Caller
@@ -44,7 +44,7 @@ class _Recorded:
                 self.job.conclude(tx, conclusion)
             case _ if settled.surplus_nano:
                 self.job.conclude(tx, _OVERCHARGED)
-            case RunTools(uses=uses):
+            case RunTools(uses=uses) if may_start(tx, self.job.claim.subject):
                 for use in uses:
                     append(tx, self.job.claim.subject, _started(use, self.step))
             case _:

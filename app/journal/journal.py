@@ -56,6 +56,11 @@ def fence(tx: Tx, subject: Subject, *, starting: bool = False) -> None:
         raise StaleLease(message)
 
 
+def may_start(tx: Tx, subject: Subject) -> bool:
+    """Whether this run may begin something new: it holds its task, and nobody asked to cancel it."""
+    return tx.one("lease_may_start", task_id=subject.task_id, run=subject.run) is not None
+
+
 async def read(
     store: Store, subject: Subject, *, after: int = 0, limit: int = PAGE_LIMIT
 ) -> list[Recorded]:
