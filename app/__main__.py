@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     upkeep.add_parsers(commands, _embedded_data)
     openapi = commands.add_parser("openapi", help="print the API's description")
     openapi.set_defaults(run=_openapi)
-    doctor = commands.add_parser("doctor", help="recompute every balance from the ledger's lines")
+    doctor = commands.add_parser("doctor", help="hold what is written down against itself")
+    doctor.add_argument("--json", action="store_true", help="for programs")
     doctor.set_defaults(run=_doctor)
     _add_reprice(commands.add_parser("reprice", help="price the history by another price table"))
     health = commands.add_parser("healthcheck", help="exit 0 when the service here is ready")
@@ -221,14 +222,15 @@ def _openapi(_chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(_chosen: argparse.Namespace) -> int:
-    from app.doctor import examine  # noqa: PLC0415
+def _doctor(chosen: argparse.Namespace) -> int:
+    from app.doctor import examination  # noqa: PLC0415
 
-    report = examine(configuration.load().place)
-    sys.stdout.write(
-        f"{len(report.drifts)} drifts in {report.accounts} accounts over {report.lines} lines\n"
-    )
-    return _complain(list(report.drifts), EXIT_FAILED) if report.drifts else 0
+    report = examination.examine(configuration.load().place)
+    if chosen.json:
+        sys.stdout.write(json.dumps(examination.as_json(report), indent=2) + "\n")
+    else:
+        sys.stdout.write(examination.as_text(report))
+    return 0 if report.sound else _complain(examination.complaints(report), EXIT_FAILED)
 
 
 def _reprice(chosen: argparse.Namespace) -> int:

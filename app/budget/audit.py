@@ -1,18 +1,26 @@
-"""Hold the accounts against the lines: every balance must be the sum of what was booked on it."""
+"""Hold the accounts against the lines: every balance must be the sum of what was booked on it.
+
+Both are read in pages, and the sums lie on disk where they are many: any number of tasks takes the same memory.
+"""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import orjson
 
 from app.budget.scopes import Scope, session_scope
-from app.store.port import Tx
+from app.store.port import Row, Tx
+from app.store.tally import Tally, tally
 
 _AMOUNTS = ("spent_nano", "reserved_nano", "surplus_nano")
 _KINDS = ("confirmed_nano", "estimated_nano", "presumed_nano")
 _METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 _USED = ("calls", "spent_nano", *_KINDS, *(f"{meter}_tokens" for meter in _METERS))
+PAGE_LIMIT = 1_000
+"""Tasks whose lines are read at once, and accounts."""
+DRIFT_LIMIT = 1_000
+"""Accounts with a drift that are named, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +45,62 @@ class Audit:
 
 def audit(tx: Tx) -> Audit:
     """Recompute every balance; lines on an account that does not exist are drifts, too."""
-    sums: dict[Scope, dict[str, int]] = defaultdict(lambda: dict.fromkeys(_AMOUNTS, 0))
-    line_count = 0
-    for row in tx.all("sums_by_scopes"):
-        line_count += row["line_count"]
-        for kind, identifier in orjson.loads(row["scopes"]):
-            total = sums[Scope(kind, identifier)]
-            for amount in _AMOUNTS:
-                total[amount] += row[amount]
-    accounts = {Scope(row["scope"], row["id"]): row for row in tx.all("all_accounts")}
-    drifts = []
-    for scope in sorted(accounts.keys() | sums.keys(), key=lambda s: (s.kind, s.id)):
-        account = accounts.get(scope)
-        for amount in _AMOUNTS:
-            balance = 0 if account is None else account[amount]
-            if balance != sums[scope][amount]:
-                drifts.append(Drift(scope, amount, balance, sums[scope][amount]))
-    return Audit(len(accounts), line_count, (*drifts, *_session_usage(tx)))
+    with tally() as differences:
+        line_count = _add_lines(tx, differences)
+        account_count = _subtract_balances(tx, differences)
+        drifts = (*_drifts(tx, differences), *_session_usage(tx))
+    return Audit(account_count, line_count, drifts)
+
+
+def _add_lines(tx: Tx, differences: Tally) -> int:
+    line_count, after = 0, ""
+    while (upto := _page_end(tx, after)) is not None:
+        sums: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        for row in tx.all("sums_by_scopes", after=after, upto=upto):
+            line_count += row["line_count"]
+            for kind, identifier in orjson.loads(row["scopes"]):
+                total = sums[kind, identifier]
+                for place, amount in enumerate(_AMOUNTS):
+                    total[place] += row[amount]
+        differences.add((*name, total[0], total[1], total[2]) for name, total in sums.items())
+        after = upto
+    return line_count
+
+
+def _page_end(tx: Tx, after: str) -> str | None:
+    row = tx.one("end_of_lines_page", after=after, limit=PAGE_LIMIT)
+    return None if row is None else row["task_id"]
+
+
+def _subtract_balances(tx: Tx, differences: Tally) -> int:
+    account_count, scope, identifier = 0, "", ""
+    while page := _accounts(tx, scope, identifier):
+        account_count += len(page)
+        scope, identifier = page[-1]["scope"], page[-1]["id"]
+        differences.add(
+            (
+                row["scope"],
+                row["id"],
+                -row["spent_nano"],
+                -row["reserved_nano"],
+                -row["surplus_nano"],
+            )
+            for row in page
+        )
+    return account_count
+
+
+def _accounts(tx: Tx, scope: str, identifier: str) -> Sequence[Row]:
+    return tx.all("accounts_page", scope=scope, id=identifier, limit=PAGE_LIMIT)
+
+
+def _drifts(tx: Tx, differences: Tally) -> Iterator[Drift]:
+    for kind, identifier, off in differences.not_zero(DRIFT_LIMIT):
+        account = tx.one("read_account", scope=kind, id=identifier)
+        for amount, difference in zip(_AMOUNTS, off, strict=True):
+            if difference:
+                balance = 0 if account is None else account[amount]
+                yield Drift(Scope(kind, identifier), amount, balance, balance + difference)
 
 
 def _session_usage(tx: Tx) -> Iterator[Drift]:

@@ -13,7 +13,7 @@ import pytest
 
 from app.budget.keys import create_key
 from app.budget.scopes import KINDS
-from app.doctor import examine
+from app.doctor.examination import examine
 from app.domain.clock import SystemClock
 from app.simulator.bill import Line
 from app.simulator.fault_rules import load_rules

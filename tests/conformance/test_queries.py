@@ -41,6 +41,7 @@ SUM: dict[str, object] = {
 }
 PAGE = {"owner": "local", "before_us": 2**62, "before_id": "", "limit": 10}
 
+FIRST_ACCOUNTS: dict[str, object] = {"scope": "", "id": "", "limit": 5}
 LEDGER_PAGE = {
     "owner": "local",
     "session_id": "s",
@@ -210,8 +211,20 @@ STORY = (
         surplus_nano=5,
     ),
     changes("warned", 1, **TASK),
-    finds("all_accounts", 2, {"scope": "session", "spent_nano": 0}),
-    finds("sums_by_scopes", 1, {"spent_nano": 0, "reserved_nano": 60, "line_count": 1}),
+    finds("accounts_page", 2, {"scope": "session", "spent_nano": 0}, **FIRST_ACCOUNTS),
+    finds(
+        "accounts_page", 1, {"scope": "task"}, **{**FIRST_ACCOUNTS, "scope": "session", "id": "x"}
+    ),
+    finds("end_of_lines_page", 1, {"task_id": "t"}, after="", limit=5),
+    finds("end_of_lines_page", 1, {"task_id": None}, after="t", limit=5),
+    finds(
+        "sums_by_scopes",
+        1,
+        {"spent_nano": 0, "reserved_nano": 60, "line_count": 1},
+        after="",
+        upto="t",
+    ),
+    finds("sums_by_scopes", 0, None, after="t", upto="z"),
     changes(
         "add_line",
         1,
@@ -266,6 +279,8 @@ STORY = (
         "sums_by_scopes",
         1,
         {"spent_nano": 40, "reserved_nano": 0, "surplus_nano": 5, "line_count": 2},
+        after="",
+        upto="t",
     ),
     finds("ledger_of_task", 2, {"entry": "reservation", "step": 1}, task_id="t", owner="local"),
     finds("ledger_of_task", 0, None, task_id="t", owner="stranger"),

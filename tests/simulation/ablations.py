@@ -190,7 +190,7 @@ class CheckApart(_Rewritten):
             "AND spent_nano + surplus_nano + reserved_nano + :amount_nano <= limit_nano",
             "AND :amount_nano >= 0",
         ),
-        "all_accounts": ("scope, id,", "scope, id, limit_nano,"),
+        "accounts_page": ("scope, id,", "scope, id, limit_nano,"),
     }
 
     def __init__(
@@ -202,7 +202,7 @@ class CheckApart(_Rewritten):
     async def write(self, op: Operation[T]) -> T:
         if op.__qualname__ != _RESERVATION:
             return await super().write(op)
-        rows = await self.read(lambda tx: tx.all("all_accounts"))
+        rows = await self.read(lambda tx: tx.all("accounts_page", scope="", id="", limit=10_000))
         seen = {(row["scope"], row["id"]): row for row in rows}
         return await super().write(lambda tx: op(_Remembering(tx, seen)))
 

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from app import settings
+from app.doctor.examination import complaints, examine
 from app.domain.ids import ENTROPY
 from app.settings import Settings
 from app.simulator.core import Simulator
@@ -82,6 +83,7 @@ def _simulate(seed: int, folder: Path, make_store: MakeStore) -> Run:
     bill = nature.simulator.bill.as_json(with_lines=True)
     if not nature.violations:
         nature.violations.extend(judge(read_books(path, bill), world.accepted, nature.reached))
+        nature.violations.extend(complaints(examine(path.parent)))
     found = tuple(dict.fromkeys(nature.violations))
     return Run(seed, found, nature.reached, _digest(path, bill), steps, virtual_s)
 

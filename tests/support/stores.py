@@ -51,7 +51,8 @@ class Embedded:
 
     def look(self, folder: Path, statement: str) -> list[tuple[Any, ...]]:
         """As `MakeStore` has it."""
-        with closing(sqlite3.connect(folder / "data" / DATABASE_NAME)) as connection:
+        path = folder / "data" / DATABASE_NAME
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             return connection.execute(statement).fetchall()
 
     def everything(self, folder: Path) -> bytes:

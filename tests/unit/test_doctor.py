@@ -1,13 +1,15 @@
 """The doctor sees every balance that is not the sum of its lines, and nothing else."""
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from app.__main__ import main
 from app.budget.ledger import Attempt, Kind, reserve, settle
-from app.doctor import examine
+from app.doctor.examination import examine
 from app.domain.clock import SystemClock
 from app.domain.errors import StoreCorrupt, StoreUnavailable
 from app.store.sqlite import SqliteStore
@@ -77,3 +79,37 @@ def test_no_database(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable):
         examine(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+async def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """0 and two lines for a sound store; 1 and a sentence a finding with what to do; JSON for programs."""
+    await _books(tmp_path)
+    monkeypatch.setenv("BURSAR_DATA_DIR", str(tmp_path))
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr() == (
+        "0 drifts in 2 accounts over 3 lines\n0 findings in 1 tasks with 2 journal entries\n",
+        "",
+    )
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        connection.execute("UPDATE tasks SET step_count = 3")
+        connection.commit()
+    assert main(["doctor", "--json"]) == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert (found["tasks"], found["events"], found["drifts"]) == (1, 2, [])
+    assert found["counts"] == {"journal-steps": 1}
+    (finding,) = found["findings"]
+    assert finding["sentence"] == "Task t (running) counts 3 steps, its journal 0 answers."
+    assert err == f"bursar: {finding['sentence']} {finding['advice']}\n"
+
+
+async def test_a_schema_of_another_version(tmp_path: Path) -> None:
+    """An older one is brought up to date by the service; until then there is nothing to compare with."""
+    await _books(tmp_path)
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME)) as connection:
+        connection.execute("DELETE FROM schema_migrations WHERE version > 1")
+        connection.commit()
+    with pytest.raises(StoreUnavailable, match="start the service first"):
+        examine(tmp_path)

@@ -164,18 +164,23 @@ SELECT * FROM ledger_lines WHERE owner = :owner AND session_id = :session_id
 ORDER BY at_us, task_id, step, attempt, ended LIMIT :limit;
 
 -- name: sums_by_scopes
--- What the lines say of the balances: sums of all lines that were booked on the same accounts. `task_id >= ''`
--- is all of them, in the order of the table.
+-- What a page of tasks' lines says of the balances: sums of all lines that were booked on the same accounts.
 SELECT l.scopes, SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END) AS spent_nano,
     SUM(l.surplus_nano) AS surplus_nano,
     SUM(CASE WHEN l.ended = 0 AND e.ended IS NULL THEN l.amount_nano ELSE 0 END) AS reserved_nano,
     COUNT(*) AS line_count
 FROM ledger_lines AS l LEFT JOIN ledger_lines AS e
     ON e.task_id = l.task_id AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1 AND l.ended = 0
-WHERE l.task_id >= '' GROUP BY l.scopes;
+WHERE l.task_id > :after AND l.task_id <= :upto GROUP BY l.scopes;
 
--- name: all_accounts
-SELECT scope, id, spent_nano, reserved_nano, surplus_nano FROM accounts ORDER BY scope, id;
+-- name: end_of_lines_page
+-- The last of the next tasks that have lines; NULL when there are no more.
+SELECT MAX(task_id) AS task_id FROM
+    (SELECT DISTINCT task_id FROM ledger_lines WHERE task_id > :after ORDER BY task_id LIMIT :limit) AS page;
+
+-- name: accounts_page
+SELECT scope, id, spent_nano, reserved_nano, surplus_nano FROM accounts
+WHERE (scope, id) > (:scope, :id) ORDER BY scope, id LIMIT :limit;
 
 -- name: cost_of_task
 -- What the task's own calls cost.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.doctor import examine
+from app.doctor.examination import examine
 from app.journal.events import EVENTS
 from tests.support.keys import come_as, made_key
 from tests.support.service import HANG, Running, started

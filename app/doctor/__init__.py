@@ -1,0 +1,1 @@
+"""`python -m app doctor`: what is written down, held against itself. It only reads."""

@@ -1,0 +1,106 @@
+"""Examine a store: the books held against themselves, and every task against its journal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.budget.audit import Drift, audit
+from app.doctor.findings import Finding, Findings
+from app.doctor.rounds import make_rounds
+from app.domain.errors import StoreUnavailable
+from app.domain.money import format_usd
+from app.store.port import Tx
+from app.store.queries import load_migrations
+from app.store.snapshot import examine_file, snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was looked at and found. `drifts` are sentences: balances that are not the sum of their lines."""
+
+    accounts: int
+    lines: int
+    tasks: int
+    events: int
+    drifts: tuple[str, ...]
+    findings: Findings
+
+    @property
+    def sound(self) -> bool:
+        """Nothing was found."""
+        return not self.drifts and not self.findings.counts
+
+
+def examine(place: Path | str) -> Report:
+    """Read the database at `place` (see `snapshot`), also while a service uses it; nothing is changed.
+
+    Raises:
+        StoreError: there is none, it is damaged, it cannot be read, or an older version of the service wrote it.
+    """
+    if isinstance(place, Path):
+        examine_file(place)
+    with snapshot(place) as tx:
+        return examine_store(tx)
+
+
+def examine_store(tx: Tx) -> Report:
+    """The same on one instant of any store."""
+    version = tx.one("schema_version")
+    if version is None or version["version"] != len(load_migrations()):
+        message = (
+            "The schema is not this version's: start the service first, it brings it up to date."
+        )
+        raise StoreUnavailable(message)
+    books = audit(tx)
+    rounds = make_rounds(tx)
+    return Report(
+        books.account_count,
+        books.line_count,
+        rounds.tasks,
+        rounds.events,
+        tuple(_sentence(drift) for drift in books.drifts),
+        rounds.findings,
+    )
+
+
+def _sentence(drift: Drift) -> str:
+    where = f"{drift.scope.kind} {drift.scope.id}: {drift.amount.removesuffix('_nano')} is"
+    if not drift.amount.endswith("_nano"):
+        return f"{where} {drift.balance}, its lines sum up to {drift.summed}"
+    balance, summed = format_usd(drift.balance), format_usd(drift.summed)
+    return f"{where} {balance} USD, its lines sum up to {summed} USD"
+
+
+def complaints(report: Report) -> list[str]:
+    """A sentence a finding, with what to do."""
+    said = list(report.drifts)
+    if report.drifts:
+        said.append(Finding("drift", "").advice)
+    said += [f"{finding.sentence} {finding.advice}" for finding in report.findings.shown]
+    said += [f"… and {count} more: {check}." for check, count in report.findings.left_out.items()]
+    return said
+
+
+def as_text(report: Report) -> str:
+    """How much was looked at, for people."""
+    found = sum(report.findings.counts.values())
+    return (
+        f"{len(report.drifts)} drifts in {report.accounts} accounts over {report.lines} lines\n"
+        f"{found} findings in {report.tasks} tasks with {report.events} journal entries\n"
+    )
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """All of it, for programs."""
+    return {
+        "accounts": report.accounts,
+        "lines": report.lines,
+        "tasks": report.tasks,
+        "events": report.events,
+        "drifts": list(report.drifts),
+        "findings": [
+            {"check": f.check, "sentence": f.sentence, "advice": f.advice}
+            for f in report.findings.shown
+        ],
+        "counts": dict(report.findings.counts),
+    }

@@ -1,0 +1,65 @@
+"""What the doctor found: a sentence each, and what to do about it."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+SHOWN_LIMIT = 100
+"""Findings of one kind that are kept, at most; the others are counted."""
+
+ADVICE = {
+    "drift": "The books are wrong: stop, keep a backup, and report it.",
+    "journal-missing": "Restore a backup, or cancel and erase the task.",
+    "journal-gap": "Restore a backup: part of what happened is lost.",
+    "journal-status": "Restart the service; if it stays, report it.",
+    "journal-steps": "Report it: an answer and the count of answers are written together.",
+    "journal-orphan": "Restore a backup if the task is wanted; nothing uses these entries.",
+    "ledger-orphan": "Restore a backup if the task is wanted; its money counts all the same.",
+    "account-missing": "Restore a backup: nothing can be reserved for it.",
+    "session-missing": "Restore a backup: nothing can be reserved for it.",
+    "parent-missing": "Restore a backup, or cancel the sub-task.",
+    "reservation-left": "Report it; the money counts as held until it is settled.",
+    "reservation-stale": "Start (or restart) the service: it books the lost call and goes on.",
+    "pause-without-account": "Cancel the task: nothing can resume it.",
+    "pause-over": "Start (or restart) the service: it resumes the task within a second.",
+    "queue-stuck": "Restart the service; if it stays, report it.",
+    "erasure-incomplete": "Restore a backup and erase the task again.",
+}
+"""What to do, by the check's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    check: str
+    sentence: str
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return ADVICE[self.check]
+
+
+@dataclass(slots=True)
+class Findings:
+    """All of them, in bounded memory."""
+
+    shown: list[Finding] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, found: Iterable[Finding]) -> None:
+        """Keep the first of each kind, count all."""
+        for finding in found:
+            self.counts[finding.check] += 1
+            if self.counts[finding.check] <= SHOWN_LIMIT:
+                self.shown.append(finding)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Check → how many are not shown."""
+        return {
+            check: count - SHOWN_LIMIT
+            for check, count in self.counts.items()
+            if count > SHOWN_LIMIT
+        }

@@ -1,0 +1,72 @@
+"""From task to task, in pages: their rows, journals and reservations side by side. Memory does not grow."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from app.doctor.cases import Case, examine_case, gap_in
+from app.doctor.findings import Finding, Findings
+from app.store.port import Row, Tx
+
+PAGE_LIMIT = 500
+_SESSION = "session/"
+"""How the journals of sessions begin."""
+
+
+@dataclass(slots=True)
+class Rounds:
+    """What was looked at, and found."""
+
+    tasks: int = 0
+    events: int = 0
+    findings: Findings = field(default_factory=Findings)
+
+
+def make_rounds(tx: Tx) -> Rounds:
+    """Look at every task and every journal of the store."""
+    rounds, after = Rounds(), ""
+    while page := tx.all("checkup_tasks", after=after, limit=PAGE_LIMIT):
+        rounds.tasks += len(page)
+        upto = page[-1]["id"]
+        _look(tx, rounds, {row["id"]: row for row in page}, after, upto)
+        after = upto
+    last = tx.one("checkup_last_subject")
+    if last is not None and last["subject"] is not None:
+        _look(tx, rounds, {}, after, last["subject"])
+    return rounds
+
+
+def _look(tx: Tx, rounds: Rounds, tasks: dict[str, Row], after: str, upto: str) -> None:
+    """Everything that lies above the key `after`, up to the key `upto`."""
+    found = tx.all("checkup_reservations", after=after, upto=upto)
+    reservations = {row["task_id"]: row for row in found}
+    looked_at = set()
+    for journal in _journals(tx, after, upto):
+        rounds.events += journal["event_count"]
+        task = tasks.get(journal["subject"])
+        if task is None:
+            rounds.findings.add(_alone(journal))
+        else:
+            looked_at.add(task["id"])
+            case = Case(task, journal, reservations.get(task["id"]), tx.now_us)
+            rounds.findings.add(examine_case(case))
+    for task_id in tasks.keys() - looked_at:
+        case = Case(tasks[task_id], None, reservations.get(task_id), tx.now_us)
+        rounds.findings.add(examine_case(case))
+    for row in tx.all("checkup_lines", after=after, upto=upto, limit=PAGE_LIMIT):
+        sentence = f"The ledger has lines of a task {row['task_id']}, which does not exist."
+        rounds.findings.add([Finding("ledger-orphan", sentence)])
+
+
+def _journals(tx: Tx, after: str, upto: str) -> Iterator[Row]:
+    while page := tx.all("checkup_journals", after=after, upto=upto, limit=PAGE_LIMIT):
+        yield from page
+        after = page[-1]["subject"]
+
+
+def _alone(journal: Row) -> Iterator[Finding]:
+    """A journal without a task: of a session, or of nothing."""
+    subject = journal["subject"]
+    if not subject.startswith(_SESSION):
+        yield Finding("journal-orphan", f"There is a journal of {subject}, which does not exist.")
+    elif (gap := gap_in(journal)) is not None:
+        yield Finding("journal-gap", f"The journal of {subject} {gap}.")

@@ -1,0 +1,198 @@
+"""The doctor finds each kind of damage, and nothing in a sound store: on every adapter."""
+
+from collections.abc import Callable
+
+import pytest
+
+from app.budget.ledger import Attempt, Kind, reserve, settle
+from app.doctor.cases import CHECKS
+from app.doctor.examination import Report, complaints, examine_store
+from app.doctor.findings import ADVICE, SHOWN_LIMIT
+from app.domain.errors import BudgetExhausted
+from app.domain.task import Claim, Conclusion, Outcome, Subject
+from app.journal.events import ModelAnswered, SessionBudgetSet
+from app.journal.journal import append
+from app.queue import verbs
+from app.queue.erasing import erase
+from app.store.port import ListenedStore, Tx
+from tests.support.events import example
+from tests.support.seeding import accept, accepted, scopes_of, spec
+from tests.support.stores import Look
+
+Spoil = Callable[[str], None]
+
+
+def _claimed(tx: Tx, task_id: str) -> Claim:
+    accept(tx, task_id, spec())
+    (claim,) = verbs.claim(tx, "w", 1)
+    return claim
+
+
+def _answered(tx: Tx, claim: Claim) -> None:
+    attempt = Attempt(claim.subject, 1, 1, "m", "p")
+    assert reserve(tx, attempt, scopes_of(claim.subject), 100) is None
+    assert settle(tx, attempt.id, Kind.CONFIRMED, 40) is not None
+    tx.run("record_step", id=claim.subject.task_id, run=claim.subject.run, step=1)
+    append(tx, claim.subject, example(ModelAnswered), b"{}")
+
+
+def _fill(tx: Tx) -> None:
+    """A task of each sort: ended, erased, paused, running with a call in flight, waiting."""
+    for task_id in ("done", "gone"):
+        claim = _claimed(tx, task_id)
+        _answered(tx, claim)
+        verbs.finish(tx, claim.subject, Conclusion(Outcome.ANSWERED, result="yes"))
+    erase(tx, "local", "gone")
+    paused = _claimed(tx, "paused")
+    verbs.pause(
+        tx,
+        paused.subject,
+        BudgetExhausted(
+            scope="task",
+            scope_id="paused",
+            limit_nano=9,
+            spent_nano=0,
+            reserved_nano=0,
+            needed_nano=10**12,
+        ),
+    )
+    running = _claimed(tx, "running")
+    attempt = Attempt(running.subject, 1, 1, "m", "p")
+    assert reserve(tx, attempt, scopes_of(running.subject), 70) is None
+    accept(tx, "waiting", spec(), session_id="other")
+    for limit in (1, 2):
+        append(tx, Subject("session/local/s", "s"), SessionBudgetSet(limit, None))
+
+
+@pytest.fixture
+async def filled(store: ListenedStore) -> ListenedStore:
+    """A sound store."""
+    await store.write(_fill)
+    return store
+
+
+@pytest.fixture
+def spoil(look: Look) -> Spoil:
+    """Changes the database past the store; something must change."""
+
+    def change(statement: str) -> None:
+        assert look(f"{statement} RETURNING 1"), statement
+
+    return change
+
+
+async def test_a_sound_store(filled: ListenedStore) -> None:
+    """Nothing is found, and everything was looked at."""
+    report = await filled.read(examine_store)
+    assert (report.drifts, dict(report.findings.counts), report.sound) == ((), {}, True)
+    # done: 4, gone: 5, paused: 3, running: 2, waiting: 1, the session: 2
+    assert (report.tasks, report.events, report.accounts, report.lines) == (5, 17, 7, 5)
+
+
+async def test_an_empty_store(store: ListenedStore) -> None:
+    """There is nothing to find."""
+    report = await store.read(examine_store)
+    assert (report.tasks, report.events, report.sound) == (0, 0, True)
+
+
+DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
+    ({"journal-missing"}, ("DELETE FROM events WHERE subject = 'waiting'",)),
+    ({"journal-gap"}, ("DELETE FROM events WHERE subject = 'done' AND seq = 2",)),
+    ({"journal-gap"}, ("DELETE FROM events WHERE subject = 'session/local/s' AND seq = 1",)),
+    ({"journal-status"}, ("DELETE FROM events WHERE subject = 'done' AND seq = 4",)),
+    ({"journal-steps"}, ("UPDATE tasks SET step_count = 2 WHERE id = 'done'",)),
+    (
+        {"journal-orphan", "journal-missing"},
+        ("UPDATE events SET subject = 'zzz' WHERE subject = 'waiting'",),
+    ),
+    (
+        {"journal-orphan", "journal-missing"},
+        ("UPDATE events SET subject = 'aaa' WHERE subject = 'waiting'",),
+    ),
+    ({"journal-orphan", "ledger-orphan"}, ("DELETE FROM tasks WHERE id = 'done'",)),
+    ({"account-missing"}, ("DELETE FROM accounts WHERE id = 'waiting'",)),
+    ({"session-missing"}, ("DELETE FROM sessions WHERE id = 's'",)),
+    ({"session-missing"}, ("DELETE FROM accounts WHERE id = 'local/other'",)),
+    ({"parent-missing"}, ("UPDATE tasks SET parent_id = 'none' WHERE id = 'waiting'",)),
+    (
+        {"reservation-left", "drift"},
+        ("DELETE FROM ledger_lines WHERE task_id = 'done' AND ended = 1",),
+    ),
+    (
+        {"reservation-stale", "journal-status"},
+        (
+            "UPDATE tasks SET status = 'queued', lease_owner = NULL WHERE id = 'running'",
+            "UPDATE ledger_lines SET at_us = 1 WHERE task_id = 'running'",
+        ),
+    ),
+    (
+        {"pause-without-account", "account-missing"},
+        ("DELETE FROM accounts WHERE id = 'paused'",),
+    ),
+    (
+        {"pause-over"},
+        ("UPDATE tasks SET paused_at_us = 1, blocked_needed_nano = 5 WHERE id = 'paused'",),
+    ),
+    (
+        {"pause-over"},
+        ("UPDATE tasks SET paused_at_us = 1, available_at_us = 1 WHERE id = 'paused'",),
+    ),
+    (
+        {"queue-stuck"},
+        ("UPDATE tasks SET held_by = 'session', available_at_us = 1 WHERE id = 'waiting'",),
+    ),
+    ({"erasure-incomplete"}, ("UPDATE tasks SET erased_at_us = 5 WHERE id = 'done'",)),
+    ({"drift"}, ("UPDATE accounts SET spent_nano = spent_nano + 1 WHERE id = 'done'",)),
+]
+
+
+def _found(report: Report) -> set[str]:
+    return set(report.findings.counts) | ({"drift"} if report.drifts else set())
+
+
+@pytest.mark.parametrize(("expected", "statements"), DAMAGE)
+async def test_damage_is_found(
+    filled: ListenedStore, spoil: Spoil, expected: set[str], statements: tuple[str, ...]
+) -> None:
+    """Each kind by its name, with a sentence and what to do."""
+    for statement in statements:
+        spoil(statement)
+    report = await filled.read(examine_store)
+    assert _found(report) == expected
+    assert not report.sound
+    said = complaints(report)
+    assert all(ADVICE[check] in " ".join(said) for check in expected)
+
+
+def test_every_check_is_broken_once() -> None:
+    """No check is without a test, and none without advice."""
+    tested = {check for expected, _ in DAMAGE for check in expected}
+    assert tested == set(ADVICE)
+    assert set(CHECKS) < set(ADVICE)
+
+
+async def test_many_findings_are_counted(store: ListenedStore, spoil: Spoil) -> None:
+    """Over several pages, in bounded memory: the first are named, the others counted."""
+    count = 1_203
+
+    def op(tx: Tx) -> None:
+        for number in range(count):
+            accept(tx, f"task-{number:05}", spec())
+
+    await store.write(op)
+    spoil("UPDATE tasks SET step_count = 7 WHERE id <> 'task-00000'")
+    report = await store.read(examine_store)
+    assert (report.tasks, report.events) == (count, count)
+    assert report.findings.counts == {"journal-steps": count - 1}
+    assert len(report.findings.shown) == SHOWN_LIMIT
+    assert f"… and {count - 1 - SHOWN_LIMIT} more: journal-steps." in complaints(report)
+
+
+async def test_what_the_service_puts_right_itself_is_none(
+    store: ListenedStore, spoil: Spoil
+) -> None:
+    """A reservation of a moment ago, and a task paused a moment ago, are left to the service."""
+    await store.write(_fill)
+    await accepted(store, "fresh")
+    spoil("UPDATE tasks SET blocked_needed_nano = 5 WHERE id = 'paused'")
+    assert _found(await store.read(examine_store)) == set()
