@@ -119,6 +119,16 @@ def _reservation_stale(case: Case) -> str | None:
     return f"holds money for a call, for {age_us // US_PER_S} s, and no worker is at it"
 
 
+def _worker_missing(case: Case) -> str | None:
+    row, journal = case.row, case.journal
+    long_ago_us = case.now_us - PATIENCE_US
+    if not case.held or journal is None or journal["last_at_us"] > long_ago_us:
+        return None
+    if row["worker"] is not None and row["worker_expires_at_us"] > long_ago_us:
+        return None
+    return f"is held by the worker {row['lease_owner']}, which does not live"
+
+
 def _pause_without_account(case: Case) -> str | None:
     if case.status is not TaskStatus.PAUSED or case.row["blocked_free_nano"] is not None:
         return None
@@ -166,6 +176,7 @@ CHECKS: dict[str, Callable[[Case], str | None]] = {
     "parent-missing": _parent_missing,
     "reservation-left": _reservation_left,
     "reservation-stale": _reservation_stale,
+    "worker-missing": _worker_missing,
     "pause-without-account": _pause_without_account,
     "pause-over": _pause_over,
     "queue-stuck": _queue_stuck,

@@ -20,6 +20,7 @@ ADVICE = {
     "parent-missing": "Restore a backup, or cancel the sub-task.",
     "reservation-left": "Report it; the money counts as held until it is settled.",
     "reservation-stale": "Start (or restart) the service: it books the lost call and goes on.",
+    "worker-missing": "Start (or restart) the service: it takes the task over.",
     "pause-without-account": "Cancel the task: nothing can resume it.",
     "pause-over": "Start (or restart) the service: it resumes the task within a second.",
     "queue-stuck": "Restart the service; if it stays, report it.",

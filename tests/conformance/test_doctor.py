@@ -16,7 +16,7 @@ from app.queue import verbs
 from app.queue.erasing import erase
 from app.store.port import ListenedStore, Tx
 from tests.support.events import example
-from tests.support.seeding import accept, accepted, scopes_of, spec
+from tests.support.seeding import accept, accepted, claim_now, scopes_of, spec
 from tests.support.stores import Look
 
 Spoil = Callable[[str], None]
@@ -24,7 +24,7 @@ Spoil = Callable[[str], None]
 
 def _claimed(tx: Tx, task_id: str) -> Claim:
     accept(tx, task_id, spec())
-    (claim,) = verbs.claim(tx, "w", 1)
+    (claim,) = claim_now(tx, 1)
     return claim
 
 
@@ -123,6 +123,20 @@ DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
         (
             "UPDATE tasks SET status = 'queued', lease_owner = NULL WHERE id = 'running'",
             "UPDATE ledger_lines SET at_us = 1 WHERE task_id = 'running'",
+        ),
+    ),
+    (
+        {"worker-missing"},
+        (
+            "DELETE FROM workers WHERE id = 'w'",
+            "UPDATE events SET at_us = 1 WHERE subject = 'running'",
+        ),
+    ),
+    (
+        {"worker-missing"},
+        (
+            "UPDATE workers SET expires_at_us = 1 WHERE id = 'w'",
+            "UPDATE events SET at_us = 1 WHERE subject = 'running'",
         ),
     ),
     (

@@ -8,6 +8,7 @@ SELECT t.id, t.owner, t.session_id, t.status, t.step_count, t.run_count, t.lease
             AND r.session_id = t.session_id AND r.lease_owner IS NOT NULL) THEN 1
         WHEN t.held_by = 'key' AND NOT EXISTS (SELECT 1 FROM tasks AS r WHERE r.key_id = t.key_id
             AND r.lease_owner IS NOT NULL) THEN 1 ELSE 0 END AS stuck,
+    w.id AS worker, w.expires_at_us AS worker_expires_at_us,
     CASE WHEN t.result_json IS NULL THEN 0 ELSE 1 END AS has_result,
     CASE WHEN a.id IS NULL THEN 0 ELSE 1 END AS has_account,
     CASE WHEN s.id IS NULL OR o.id IS NULL THEN 0 ELSE 1 END AS has_session,
@@ -16,6 +17,7 @@ SELECT t.id, t.owner, t.session_id, t.status, t.step_count, t.run_count, t.lease
 FROM tasks AS t LEFT JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
 LEFT JOIN sessions AS s ON s.owner = t.owner AND s.id = t.session_id
 LEFT JOIN accounts AS o ON o.scope = 'session' AND o.id = t.owner || '/' || t.session_id
+LEFT JOIN workers AS w ON w.id = t.lease_owner
 LEFT JOIN tasks AS p ON p.id = t.parent_id
 LEFT JOIN accounts AS b ON b.scope = t.blocked_scope AND b.id = t.blocked_id
 WHERE t.id > :after ORDER BY t.id LIMIT :limit;
@@ -23,6 +25,7 @@ WHERE t.id > :after ORDER BY t.id LIMIT :limit;
 -- name: checkup_journals
 -- Journals in sums. `turn` is the number of the last entry that moved the task, times 16, plus what it was.
 SELECT subject, COUNT(*) AS event_count, MIN(seq) AS first_seq, MAX(seq) AS last_seq, COUNT(body) AS body_count,
+    MAX(at_us) AS last_at_us,
     SUM(CASE WHEN type = 'model_answered' THEN 1 ELSE 0 END) AS answer_count,
     SUM(CASE WHEN type = 'task_erased' THEN 1 ELSE 0 END) AS erased_count,
     MAX(CASE type WHEN 'task_accepted' THEN seq * 16 + 1 WHEN 'task_claimed' THEN seq * 16 + 2
