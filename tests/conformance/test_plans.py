@@ -18,13 +18,11 @@ from tests.support.postgres import Server
 from tests.support.stores import ADAPTERS
 
 WHOLE = {
-    "all_accounts",
     "any_key",
     "count_tasks",
     "list_keys",
     "session_usage_drifts",
     "settlements_page",
-    "sums_by_scopes",
 }
 """What looks at all of something on purpose: commands of the operator, and the few keys there are."""
 PAGES = {
