@@ -18,7 +18,7 @@ UPKEEP_STORY: tuple[Use, ...] = (
     finds("checkup_journals", 0, None, **PAGE),
     finds("checkup_last_subject", 1, {"subject": "t"}),
     finds("checkup_reservations", 0, None, after="", upto="t"),
-    finds("checkup_lines", 0, None, **{**PAGE, "after": ""}),
+    finds("checkup_lines", 1, {"task_id": "late"}, **{**PAGE, "after": ""}),
     changes("erase_task", 1, id="t", spec="{}", error_json=None, now_us=60),
     changes("erase_task", 0, id="t", spec="{}", error_json=None, now_us=60),
     changes("erase_bodies", 1, subject="t"),
