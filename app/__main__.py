@@ -1,4 +1,4 @@
-"""The command line: python -m app serve | demo | simulate | config | keys | backup | restore | doctor | ….
+"""The command line: python -m app serve | api | worker | demo | simulate | config | keys | backup | restore | doctor | ….
 
 `python -m app --help` lists all of them.
 """
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, run, text in (
         ("serve", _serve, "run the service"),
+        ("api", _api, "take tasks in, for workers that share BURSAR_DATABASE_URL"),
+        ("worker", _worker, "run tasks of the API that shares BURSAR_DATABASE_URL"),
         ("demo", _demo, "run the service; without a key against the built-in simulator"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -109,16 +111,30 @@ def _serve(chosen: argparse.Namespace) -> int:
     return _run_service(chosen)
 
 
+def _api(chosen: argparse.Namespace) -> int:
+    return _run_service(chosen, configuration.Role.API)
+
+
+def _worker(chosen: argparse.Namespace) -> int:
+    return _run_service(chosen, configuration.Role.WORKER)
+
+
 def _demo(chosen: argparse.Namespace) -> int:
     return _run_service(chosen, demo=True)
 
 
-def _run_service(chosen: argparse.Namespace, *, demo: bool = False) -> int:
+def _run_service(
+    chosen: argparse.Namespace,
+    role: configuration.Role = configuration.Role.SERVE,
+    *,
+    demo: bool = False,
+) -> int:
     given = {k: v for k in ("host", "port") if (v := getattr(chosen, k)) is not None}
     settings = configuration.load(**given)
     if demo and settings.simulator == "off":
         settings = configuration.load(simulator="auto", **given)
     configuration.require_provider(settings)
+    configuration.require_shared(settings, role)
     # Loading the SDK takes a second: say no to a taken port before that.
     from app import server  # noqa: PLC0415
     from app.observe.logs import Redactor, configure  # noqa: PLC0415
@@ -133,7 +149,7 @@ def _run_service(chosen: argparse.Namespace, *, demo: bool = False) -> int:
         return _complain([sentence], EXIT_USAGE)
     if demo:
         _say(_welcome(settings, address.getsockname()[1]))
-    _run(lambda: server.serve(settings, address))
+    _run(lambda: server.serve(settings, address, role))
     return 0
 
 
@@ -195,7 +211,7 @@ def _config(chosen: argparse.Namespace) -> int:
 
 
 def _open_store(make: bool) -> keys_command.Opened:  # noqa: FBT001  (a callback's one argument)
-    from app.main import store_beside  # noqa: PLC0415
+    from app.opening import store_beside  # noqa: PLC0415
 
     settings = configuration.load()
     store = store_beside(settings, make=make)

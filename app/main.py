@@ -1,12 +1,12 @@
-"""Wiring: from settings to a running service. The only module that names adapters."""
+"""Wiring: from settings to a running service. Only this, `opening` and `replica` name adapters."""
 
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Protocol
 
 from fastapi import FastAPI
 
@@ -20,18 +20,15 @@ from app.api.services import Defaults, Services
 from app.budget.accounts import ServiceLimits, set_service_limits
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock, SystemClock
-from app.domain.errors import StoreUnavailable
 from app.domain.ids import new_id
 from app.domain.lease import Lease
 from app.domain.money import nano_from_usd
 from app.journal.feed import Feed
 from app.journal.views import LogView, MetricsView
-from app.llm.anthropic import AnthropicProvider
 from app.llm.call import Drain
 from app.llm.caller import Caller, CallLimits
 from app.llm.catalog import retiring
-from app.llm.price_overrides import PriceFileError
-from app.llm.pricing import PriceBook, UnknownModel
+from app.llm.pricing import PriceBook
 from app.llm.provider import Provider
 from app.llm.retry import RetryLimits
 from app.llm.router import cheaper
@@ -39,18 +36,17 @@ from app.llm.routing.decide import Thresholds
 from app.llm.routing.score import shipped
 from app.observe.logs import Redactor
 from app.observe.metrics import Metrics
+from app.opening import load_prices, load_tools, make_provider, make_store, today
 from app.queue.caps import Caps
 from app.queue.embedded import EmbeddedQueue
-from app.settings import Settings, SettingsError, unknown_variables, variable
+from app.queue.port import Queue
+from app.settings import Role, Settings, unknown_variables
 from app.simulator.core import Simulator
 from app.simulator.server import RunningServer, start
 from app.store.port import ListenedStore
 from app.store.postgres import PostgresStore
 from app.store.space import DiskSpace
 from app.store.sqlite import SqliteStore
-from app.store.sqlite_file import DATABASE_NAME
-from app.tools.builtin import builtin_tools
-from app.tools.errors import ToolSetupError
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
 from app.worker.housekeeper import Housekeeper
@@ -58,6 +54,18 @@ from app.worker.keeper import LeaseKeeper, LeaseTerms
 from app.worker.pool import WorkerPool
 
 _log = logging.getLogger(__name__)
+
+
+class Ears(Protocol):
+    """Hears of other processes' commits."""
+
+    def start(self) -> None:
+        """Listen from now on."""
+        ...
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        ...
 
 
 @dataclass(slots=True)
@@ -73,6 +81,7 @@ class Service:
     tools: ToolRegistry
     simulator: RunningServer | None
     housekeeper: Housekeeper
+    ears: Ears | None
     grace_s: float
 
     async def drain(self) -> None:
@@ -90,6 +99,9 @@ class Service:
 
     async def close(self) -> None:
         """Let go of everything; call `drain` first."""
+        if self.ears is not None:
+            await self.ears.stop()
+        await self.services.queue.close()
         await self.housekeeper.stop()
         await self.provider.close()
         self.tools.close()
@@ -105,8 +117,9 @@ async def running(
     *,
     open_store: Callable[[Path, Clock], ListenedStore] | None = None,
     open_provider: Callable[[Settings, RunningServer | None], Provider] | None = None,
+    role: Role = Role.SERVE,
 ) -> AsyncIterator[Service]:
-    """A service that takes work until the block is left.
+    """A service, or the part of one that has this role, at work until the block is left.
 
     `open_store` and `open_provider` (by default those the settings name) make its two ends.
 
@@ -123,7 +136,7 @@ async def running(
         store = open_store(settings.data_dir, clock)
     simulator = await start(Simulator(clock)) if settings.simulated else None
     provider = (open_provider or make_provider)(settings, simulator)
-    service = wire(settings, clock, prices, tools, store, provider, simulator)
+    service = wire(settings, clock, prices, tools, store, provider, simulator, role=role)
     try:
         await begin(service, settings)
         yield service
@@ -134,87 +147,6 @@ async def running(
             await service.close()
 
 
-def make_store(settings: Settings, clock: Clock | None = None) -> ListenedStore:
-    """The store that the settings name. PostgreSQL has its own clock, unless one is given.
-
-    Raises:
-        StoreError: the data directory or the database cannot be used.
-    """
-    if settings.database_url is None:
-        return SqliteStore(settings.data_dir, clock or SystemClock())
-    return PostgresStore(settings.database_url.get_secret_value(), clock)
-
-
-def store_beside(settings: Settings, *, make: bool) -> ListenedStore:
-    """The store for a short command, also while a service runs on it; without `make` it must be there already.
-
-    Raises:
-        StoreError: there is none, or the data directory or its database cannot be used.
-    """
-    if settings.database_url is not None:
-        return PostgresStore(settings.database_url.get_secret_value(), make=make)
-    path = settings.data_dir / DATABASE_NAME
-    if not make and not path.is_file():
-        raise StoreUnavailable(f"There is no database at {path}.")
-    return SqliteStore(settings.data_dir, SystemClock(), alone=False)
-
-
-def load_prices(settings: Settings, clock: Clock) -> PriceBook:
-    """The price book; every route must have a price in it.
-
-    Raises:
-        SettingsError: a price file with mistakes, or a route without a price.
-    """
-    try:
-        prices = PriceBook.load(settings.price_file)
-    except PriceFileError as error:
-        raise SettingsError(list(error.mistakes)) from error
-    today = _today(clock)
-    problems = []
-    for complexity, model in settings.routes.items():
-        try:
-            prices.row(model, today)
-        except UnknownModel as error:
-            problems.append(f"{variable(f'route_{complexity}')}: {error}")
-    if problems:
-        raise SettingsError(problems)
-    return prices
-
-
-def load_tools(clock: Clock) -> ToolRegistry:
-    """The built-in tools and those that installed packages bring.
-
-    Raises:
-        SettingsError: a package's tool that cannot work.
-    """
-    tools = ToolRegistry(builtin_tools(clock))
-    try:
-        tools.load_entry_points()
-    except ToolSetupError as error:
-        raise SettingsError([str(error)]) from error
-    return tools
-
-
-def make_provider(settings: Settings, simulator: RunningServer | None) -> Provider:
-    """Who answers: the simulator, the Anthropic API, or whatever speaks it at the base URL.
-
-    Raises:
-        SettingsError: a key that no HTTP header can carry.
-    """
-    key = settings.anthropic_api_key
-    if simulator is not None:
-        return AnthropicProvider("simulated", simulator.url)
-    try:
-        return AnthropicProvider(
-            key.get_secret_value() if key else None,
-            settings.anthropic_base_url,
-            connect_timeout_s=settings.connect_timeout_s,
-            max_connections=max(settings.workers * 2, 100),
-        )
-    except ValueError as error:
-        raise SettingsError([f"ANTHROPIC_API_KEY: {error}."]) from error
-
-
 def wire(  # noqa: PLR0917  (each part is named where it is made)
     settings: Settings,
     clock: Clock,
@@ -223,23 +155,18 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     store: ListenedStore,
     provider: Provider,
     simulator: RunningServer | None,
+    *,
+    role: Role = Role.SERVE,
 ) -> Service:
     """Put the parts together; nothing runs yet."""
     metrics, turns = Metrics(__version__), Turns()
     lease = Lease(new_id("worker", clock.now_us()))
+    slots = 0 if role is Role.API else settings.workers
     floor_bytes = settings.disk_floor_bytes if settings.database_url is None else 0
     space = DiskSpace(settings.data_dir, clock, floor_bytes=floor_bytes)
-    queue = EmbeddedQueue(
-        store,
-        clock,
-        lease=lease,
-        limit=settings.queue_limit,
-        paused_limit=settings.paused_limit,
-        caps=Caps(settings.session_concurrency, settings.key_concurrency),
-        space=space,
-    )
+    queue = _queue(settings, role, store, clock, lease, space)
     loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
-    pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=settings.workers)
+    pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=slots)
     housekeeper = Housekeeper(clock, store.empty_log if isinstance(store, SqliteStore) else _no_log)
     feed = Feed(
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
@@ -262,9 +189,10 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         space=space,
     )
     metrics.running.set_function(lambda: pool.running)
-    app = create_app(__version__)
+    app = create_app(__version__, probes_only=role is Role.WORKER)
     app.state.services = services
     keeper = _keeper(settings, clock, store, lease, pool, metrics)
+    ears = _ears(settings, store, services, pool)
     return Service(
         app,
         services,
@@ -275,8 +203,42 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         tools,
         simulator,
         housekeeper,
+        ears,
         settings.grace_s,
     )
+
+
+def _queue(
+    settings: Settings,
+    role: Role,
+    store: ListenedStore,
+    clock: Clock,
+    lease: Lease,
+    space: DiskSpace,
+) -> Queue:
+    if isinstance(store, PostgresStore):
+        from app.replica import shared_queue  # noqa: PLC0415  (the dispatcher, where it is used)
+
+        return shared_queue(settings, role, store, clock, lease)
+    return EmbeddedQueue(
+        store,
+        clock,
+        lease=lease,
+        limit=settings.queue_limit,
+        paused_limit=settings.paused_limit,
+        caps=Caps(settings.session_concurrency, settings.key_concurrency),
+        space=space,
+    )
+
+
+def _ears(
+    settings: Settings, store: ListenedStore, services: Services, pool: WorkerPool
+) -> Ears | None:
+    if not isinstance(store, PostgresStore):
+        return None  # nobody else writes
+    from app.replica import ears_on  # noqa: PLC0415
+
+    return ears_on(settings, store, services.feed, pool, services.turns, services.clock)
 
 
 async def _no_log() -> bool:
@@ -298,7 +260,7 @@ def _keeper(
 
     terms = LeaseTerms(settings.heartbeat_s, settings.lease_s, settings.run_limit)
     return LeaseKeeper(
-        store, clock, lease, terms, slots=settings.workers, alone=store.alone, on_lost=on_lost
+        store, clock, lease, terms, slots=pool.slots, alone=store.alone, on_lost=on_lost
     )
 
 
@@ -347,7 +309,7 @@ async def begin(service: Service, settings: Settings) -> None:
     """Take over what a dead process left, then open the queue and the slots."""
     for sentence in unknown_variables():
         _log.warning("unknown_setting", extra={"error_message": sentence})
-    for ending in retiring(settings.routes, _today(service.services.clock)):
+    for ending in retiring(settings.routes, today(service.services.clock)):
         named = {"model": ending.model, "complexity": ending.complexity}
         if ending.retires_on is not None:
             named["retires_on"] = ending.retires_on.isoformat()
@@ -357,10 +319,8 @@ async def begin(service: Service, settings: Settings) -> None:
     await service.services.queue.start()
     service.pool.start()
     service.housekeeper.start()
-
-
-def _today(clock: Clock) -> date:
-    return datetime.fromtimestamp(clock.now_us() // US_PER_S, UTC).date()
+    if service.ears is not None:
+        service.ears.start()
 
 
 def service_limits(settings: Settings) -> ServiceLimits:
@@ -381,7 +341,7 @@ def _cheaper(settings: Settings, prices: PriceBook, clock: Clock) -> Callable[[s
     """How a task is downgraded: to the next of the routes, by what a token in and a token out cost."""
 
     def price(model: str) -> int:
-        rates = prices.row(model, _today(clock)).rates
+        rates = prices.row(model, today(clock)).rates
         return rates.input + rates.output
 
     return lambda model: cheaper(model, settings.routes, price)

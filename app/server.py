@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import uvicorn
 
 from app.main import Service, running
-from app.settings import Settings
+from app.settings import Role, Settings
 
 CLOSE_TIMEOUT_S = 2
 """How long open connections may last after the drain."""
@@ -56,13 +56,13 @@ def listen(settings: Settings) -> socket.socket:
     return taken
 
 
-async def serve(settings: Settings, address: socket.socket) -> None:
+async def serve(settings: Settings, address: socket.socket, role: Role = Role.SERVE) -> None:
     """Run the service until SIGTERM or SIGINT; a second signal ends it at once.
 
     Raises:
         SettingsError, StoreError: it cannot start.
     """
-    async with running(settings) as service:
+    async with running(settings, role=role) as service:
         server = _Server(
             uvicorn.Config(
                 service.app,
@@ -81,6 +81,7 @@ async def serve(settings: Settings, address: socket.socket) -> None:
         _log.info(
             "service_started",
             extra={
+                "role": role,
                 "url": f"http://{host}:{port}",
                 "simulated": settings.simulated,
                 "workers": settings.workers,

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,14 @@ Usd = Annotated[Decimal, Field(gt=0, le=MAX_USD, decimal_places=9, allow_inf_nan
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
 _URL_LOGIN = re.compile(r"//[^/@]*@")
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+class Role(StrEnum):
+    """What a process does: `serve` both, `api` only takes tasks in, `worker` only runs them."""
+
+    SERVE = "serve"
+    API = "api"
+    WORKER = "worker"
 
 
 class SettingsError(Exception):
@@ -308,6 +317,20 @@ _NO_PROVIDER = (
     "There is no model to talk to: set ANTHROPIC_API_KEY, or ANTHROPIC_BASE_URL for a compatible server, or "
     "BURSAR_SIMULATOR=on for the built-in simulator (`make demo` does that)."
 )
+
+
+def require_shared(settings: Settings, role: Role) -> None:
+    """Make sure that a process which is only a part of the service can reach the others.
+
+    Raises:
+        SettingsError: it has a database of its own.
+    """
+    if role is not Role.SERVE and settings.database_url is None:
+        sentence = (
+            f"The role `{role}` shares its tasks with other processes: set BURSAR_DATABASE_URL to a PostgreSQL "
+            "database, or use `serve`, which needs none."
+        )
+        raise SettingsError([sentence])
 
 
 def variable(name: str) -> str:

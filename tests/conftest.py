@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from app.domain.clock import Clock, SystemClock
+from app.queue.dispatch import Dispatch
 from app.store.port import ListenedStore
+from app.store.postgres_schema import prepare
 from tests.support.loglines import LineChecker, checked
 from tests.support.postgres import Server, server
 from tests.support.stores import (
@@ -102,3 +104,20 @@ async def open_store(make_store: MakeStore, tmp_path: Path) -> AsyncIterator[Ope
     yield make
     for store in opened:
         await store.close()
+
+
+@pytest.fixture(scope="session")
+def replica_template(postgres: Server) -> str:
+    """The name of a database that has the dispatcher's tables, too; a copy of it is made within a moment."""
+    url = postgres.create()
+    prepare(url)
+    Dispatch.prepare(url)
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def replica_url(postgres: Server, replica_template: str) -> Iterator[str]:
+    """A database of the test's own that replicas can share."""
+    url = postgres.create(replica_template)
+    yield url
+    postgres.drop(url)

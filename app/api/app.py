@@ -21,8 +21,14 @@ _MODULES = (tasks, sessions, events, ledger, usage, models, quotes, health)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
-def create_app(version: str, lifespan: Lifespan | None = None) -> FastAPI:
-    """The application without its services: `lifespan` puts them into `app.state.services`."""
+def create_app(
+    version: str, lifespan: Lifespan | None = None, *, probes_only: bool = False
+) -> FastAPI:
+    """The application without its services: `lifespan` puts them into `app.state.services`.
+
+    With `probes_only` it answers probes and metrics, and nothing else.
+    """
+    modules = (health,) if probes_only else _MODULES
     app: FastAPI = FastAPIOffline(
         title="Bursar",
         version=version,
@@ -32,10 +38,10 @@ def create_app(version: str, lifespan: Lifespan | None = None) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False},
     )
-    for module in _MODULES:
+    for module in modules:
         app.include_router(module.router)
     problems.install(app)
-    spec.install(app, [route for module in _MODULES for route in module.router.routes])
+    spec.install(app, [route for module in modules for route in module.router.routes])
     return app
 
 

@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from app.domain.task import Claim
+from app.journal.journal import Recorded
 
 
 class Queue(Protocol):
@@ -22,6 +23,10 @@ class Queue(Protocol):
     @property
     def may_pause(self) -> bool:
         """Whether one more task may be paused; they are bounded, too."""
+        ...
+
+    def on_event(self, entry: Recorded) -> None:
+        """Hear of what this process commits; it is a view of the feed."""
         ...
 
     def wake(self, task_id: str | None = None) -> None:

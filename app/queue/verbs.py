@@ -96,15 +96,17 @@ def claim_some(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> tuple[l
     return [_claimed(tx, worker, row) for row in rows], more or due == SCAN_LIMIT
 
 
-def claim_one(tx: Tx, worker: str, task_id: str, caps: Caps = NO_CAPS) -> Claim | None:
-    """Take this task, whatever its rank; None when it may not start now.
+def claim_one(
+    tx: Tx, worker: str, task_id: str, caps: Caps = NO_CAPS, *, run: int | None = None
+) -> Claim | None:
+    """Take this task, whatever its rank; None when it may not start now, or `run` is not its latest run.
 
     Raises:
         LeaseLost: the worker's own lease is gone or has expired.
     """
     leases.require(tx, worker)
     row = tx.one("waiting_task", id=task_id, now_us=tx.now_us)
-    if row is None:
+    if row is None or run not in (None, row["run_count"]):
         return None
     if in_force(tx, caps):
         lacking = Room(tx, caps).lacking(row)

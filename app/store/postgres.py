@@ -17,7 +17,7 @@ from app.store.postgres_link import Door, Limits
 from app.store.postgres_reader import Readers
 from app.store.postgres_schema import prepare
 from app.store.postgres_tx import load_statements
-from app.store.postgres_writer import Batch, Undecided, Writer
+from app.store.postgres_writer import Announcement, Batch, Undecided, Writer
 
 BATCH_LIMIT = 512
 """Operations in one commit, at most."""
@@ -34,7 +34,7 @@ class PostgresStore:
     """Opens the database at `url`, with its schema made or migrated; its `listener` hears of each commit's facts.
 
     Instants are the database's own; a `clock` takes their place in tests. Without `make` the schema must be there
-    already, and be this version's.
+    already, and be this version's. `announce` says what other replicas hear of a commit, which is this `name`'s.
 
     Raises:
         StoreError: the database cannot be reached or used, or is newer than this version.
@@ -50,14 +50,16 @@ class PostgresStore:
         *,
         make: bool = True,
         limits: Limits = _LIMITS,
+        announce: Announcement | None = None,
     ) -> None:
+        self.url = url
         self._waiting = SystemClock()
         self._limits = limits
         self._door = Door(url, limits)
         statements, clock_us = load_statements(), clock.now_us if clock else None
         prepare(url, make=make)
-        name = new_id("writer", self._waiting.now_us())
-        self._writer = Writer(self._door, name, statements, clock_us)
+        self.name = new_id("writer", self._waiting.now_us())
+        self._writer = Writer(self._door, self.name, statements, clock_us, announce)
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._reading = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
         self._readers = Readers(self._door, statements, clock_us)

@@ -13,6 +13,7 @@ import psycopg
 from app.domain.errors import StoreError
 from app.store.port import Operation
 from app.store.postgres_link import Door, Link, Statement, is_own_fault, store_error
+from app.store.postgres_listener import CHANNEL
 from app.store.postgres_schema import LOCK, NOW_US
 from app.store.postgres_tx import PostgresTx
 
@@ -25,6 +26,10 @@ RETURNING at_us
 Result = tuple[Any, BaseException | None]
 Batch = tuple[list[Result], list[object]]
 """A result for each operation, and what is to be told once it is durable."""
+
+
+Announcement = Callable[[str, list[Any]], str]
+"""What the other replicas are told with a commit: by whom it is, and of these facts. On the writer's thread."""
 
 
 class Undecided(Exception):  # noqa: N818
@@ -46,11 +51,13 @@ class Writer:
         name: str,
         statements: Mapping[str, Statement],
         clock_us: Callable[[], int] | None,
+        announce: Announcement | None = None,
     ) -> None:
         self._door = door
         self._name = name
         self._statements = statements
         self._clock_us = clock_us
+        self._announce = announce
         self._number = 0
         self._link: Link | None = None
 
@@ -72,7 +79,7 @@ class Writer:
             return [(None, self._in_our_words(error))] * len(operations), []
         if outcome[0][0][1] is None or len(operations) > 1:
             try:
-                self._end(link)
+                self._end(link, outcome[1])
             except psycopg.Error as error:
                 cause = store_error(error, link.place)
                 decided = link.usable  # it was an answer, and it says no
@@ -168,8 +175,13 @@ class Writer:
             )
         return value, None
 
-    def _end(self, link: Link) -> None:
-        said = link.simple("COMMIT").command_status
+    def _end(self, link: Link, facts: list[object]) -> None:
+        """Commit, and with it tell whoever listens what the facts are about."""
+        told = ""
+        if facts and self._announce is not None:
+            text = self._announce(self._name, facts)
+            told = f"SELECT pg_notify('{CHANNEL}', {_quoted(text)}); "
+        said = link.simple(f"{told}COMMIT").command_status
         if said != b"COMMIT":
             raise psycopg.InternalError(f"COMMIT answered {(said or b'nothing').decode()}")
 
@@ -188,3 +200,7 @@ class Writer:
         if not isinstance(error, psycopg.Error):
             return error
         return store_error(error, self._door.place)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

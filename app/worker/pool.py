@@ -13,8 +13,9 @@ from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted, StaleLease, StoreError
 from app.domain.lease import Lease
-from app.domain.task import Claim, Conclusion, Outcome, TaskError
+from app.domain.task import Claim, Conclusion, Outcome, TaskError, TaskStatus
 from app.journal.events import CancelRequested, TaskFinished
+from app.journal.hints import Hint
 from app.journal.journal import Recorded, fence, read_all
 from app.llm.call import Parked, Paused
 from app.queue import verbs
@@ -56,7 +57,7 @@ class WorkerPool:
         self._turns = turns
         self._clock = clock
         self._lease = lease
-        self._slots = slots
+        self.slots = slots
         self._workers: list[asyncio.Task[None]] = []
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._histories: dict[str, History] = {}
@@ -72,8 +73,7 @@ class WorkerPool:
     def start(self) -> None:
         """Open the slots."""
         self._workers = [
-            asyncio.create_task(self._work(), name=f"slot-{number}")
-            for number in range(self._slots)
+            asyncio.create_task(self._work(), name=f"slot-{number}") for number in range(self.slots)
         ]
 
     def begin_drain(self) -> None:
@@ -108,15 +108,32 @@ class WorkerPool:
             history.grew(entry)
         match entry.event:
             case CancelRequested():
-                self._cancelled.add(task_id)
-                run = self._running.get(task_id)
-                if run is not None:
-                    run.cancel("cancel")
+                self._interrupt(task_id)
             case TaskFinished():
                 self._cancelled.discard(task_id)
                 self._turns.forget(task_id)  # it may have ended while it waited in the queue
             case _:
                 pass
+
+    async def hear(self, hint: Hint) -> None:
+        """Another process may have asked to cancel what runs here: ask the rows."""
+        wanted = hint.task_ids
+        mine = [t for t in self._running if wanted is None or t in wanted]
+        if not mine:
+            return
+        try:
+            asked = await self._store.read(lambda tx: [t for t in mine if _is_cancelling(tx, t)])
+        except StoreError:
+            return  # it is asked again before long
+        for task_id in asked:
+            self._interrupt(task_id)
+
+    def _interrupt(self, task_id: str) -> None:
+        if task_id not in self._cancelled:
+            self._cancelled.add(task_id)
+            run = self._running.get(task_id)
+            if run is not None:
+                run.cancel("cancel")
 
     async def _work(self) -> None:
         while (claim := await self._queue.next()) is not None:
@@ -303,3 +320,8 @@ class WorkerPool:
 def _payer(claim: Claim) -> Payer:
     subject, spec = claim.subject, claim.spec
     return Payer(subject.task_id, subject.session_id, subject.owner, spec.ancestors, spec.key_id)
+
+
+def _is_cancelling(tx: Tx, task_id: str) -> bool:
+    row = tx.one("task_place", id=task_id)
+    return row is not None and row["status"] == TaskStatus.CANCELLING

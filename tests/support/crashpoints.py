@@ -42,7 +42,8 @@ from app.domain.clock import Clock
 from app.llm.anthropic import REFERENCE_HEADER
 from app.llm.pricing import PriceBook
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Provider
-from app.main import Service, make_provider, running
+from app.main import Service, running
+from app.opening import make_provider
 from app.store.port import Operation, T, Tx
 from app.store.sqlite import SqliteStore
 from tests.support.process import NO_KEY

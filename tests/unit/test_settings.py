@@ -9,7 +9,7 @@ import pytest
 from app import settings
 from app.__main__ import main
 from app.domain.task import Complexity
-from app.main import load_prices
+from app.opening import load_prices
 from app.settings import Settings, SettingsError, load, require_provider, unknown_variables
 from tests.support.clock import FakeClock
 

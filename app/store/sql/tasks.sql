@@ -73,11 +73,11 @@ RETURNING *;
 
 -- name: claimable_tasks
 -- Who would be next, were there no limits of sessions and keys.
-SELECT id, owner, session_id, key_id FROM tasks WHERE status = 'queued' AND held_by IS NULL
+SELECT id, owner, session_id, key_id, run_count, rank_us, turn_called FROM tasks WHERE status = 'queued' AND held_by IS NULL
 ORDER BY turn_called DESC, rank_us, id LIMIT :limit;
 
 -- name: waiting_task
-SELECT id, owner, session_id, key_id FROM tasks
+SELECT id, owner, session_id, key_id, run_count, rank_us, turn_called, held_by FROM tasks
 WHERE id = :id AND status = 'queued' AND (held_by IS NULL OR held_by <> 'time' OR available_at_us <= :now_us);
 
 -- name: claim_task
@@ -217,3 +217,15 @@ SELECT t.spec, a.spent_nano + a.surplus_nano AS spent_nano
 FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
 WHERE t.owner = :owner AND t.finished_at_us IS NOT NULL
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
+
+-- name: task_place
+SELECT id, status, run_count, held_by FROM tasks WHERE id = :id;
+
+-- name: any_due
+SELECT 1 FROM tasks WHERE status = 'queued' AND held_by = 'time' AND available_at_us <= :now_us LIMIT 1;
+
+-- name: count_waiting
+SELECT COUNT(*) AS waiting_count FROM (SELECT 1 FROM tasks WHERE status = 'queued' LIMIT :limit) AS w;
+
+-- name: count_paused
+SELECT COUNT(*) AS paused_count FROM (SELECT 1 FROM tasks WHERE status = 'paused' LIMIT :limit) AS p;

@@ -1,0 +1,107 @@
+"""Opening what the settings name: the store, prices, tools, the provider."""
+
+from datetime import UTC, date, datetime
+
+from app.domain.clock import US_PER_S, Clock, SystemClock
+from app.domain.errors import StoreUnavailable
+from app.llm.anthropic import AnthropicProvider
+from app.llm.price_overrides import PriceFileError
+from app.llm.pricing import PriceBook, UnknownModel
+from app.llm.provider import Provider
+from app.settings import Settings, SettingsError, variable
+from app.simulator.server import RunningServer
+from app.store.port import ListenedStore
+from app.store.postgres import PostgresStore
+from app.store.sqlite import SqliteStore
+from app.store.sqlite_file import DATABASE_NAME
+from app.tools.builtin import builtin_tools
+from app.tools.errors import ToolSetupError
+from app.tools.registry import ToolRegistry
+
+
+def make_store(settings: Settings, clock: Clock | None = None) -> ListenedStore:
+    """The store that the settings name. PostgreSQL has its own clock, unless one is given.
+
+    Raises:
+        StoreError: the data directory or the database cannot be used.
+    """
+    if settings.database_url is None:
+        return SqliteStore(settings.data_dir, clock or SystemClock())
+    from app.replica import open_shared  # noqa: PLC0415  (the dispatcher, where it is used)
+
+    return open_shared(settings.database_url.get_secret_value(), clock)
+
+
+def store_beside(settings: Settings, *, make: bool) -> ListenedStore:
+    """The store for a short command, also while a service runs on it; without `make` it must be there already.
+
+    Raises:
+        StoreError: there is none, or the data directory or its database cannot be used.
+    """
+    if settings.database_url is not None:
+        return PostgresStore(settings.database_url.get_secret_value(), make=make)
+    path = settings.data_dir / DATABASE_NAME
+    if not make and not path.is_file():
+        raise StoreUnavailable(f"There is no database at {path}.")
+    return SqliteStore(settings.data_dir, SystemClock(), alone=False)
+
+
+def load_prices(settings: Settings, clock: Clock) -> PriceBook:
+    """The price book; every route must have a price in it.
+
+    Raises:
+        SettingsError: a price file with mistakes, or a route without a price.
+    """
+    try:
+        prices = PriceBook.load(settings.price_file)
+    except PriceFileError as error:
+        raise SettingsError(list(error.mistakes)) from error
+    day = today(clock)
+    problems = []
+    for complexity, model in settings.routes.items():
+        try:
+            prices.row(model, day)
+        except UnknownModel as error:
+            problems.append(f"{variable(f'route_{complexity}')}: {error}")
+    if problems:
+        raise SettingsError(problems)
+    return prices
+
+
+def load_tools(clock: Clock) -> ToolRegistry:
+    """The built-in tools and those that installed packages bring.
+
+    Raises:
+        SettingsError: a package's tool that cannot work.
+    """
+    tools = ToolRegistry(builtin_tools(clock))
+    try:
+        tools.load_entry_points()
+    except ToolSetupError as error:
+        raise SettingsError([str(error)]) from error
+    return tools
+
+
+def make_provider(settings: Settings, simulator: RunningServer | None) -> Provider:
+    """Who answers: the simulator, the Anthropic API, or whatever speaks it at the base URL.
+
+    Raises:
+        SettingsError: a key that no HTTP header can carry.
+    """
+    key = settings.anthropic_api_key
+    if simulator is not None:
+        return AnthropicProvider("simulated", simulator.url)
+    try:
+        return AnthropicProvider(
+            key.get_secret_value() if key else None,
+            settings.anthropic_base_url,
+            connect_timeout_s=settings.connect_timeout_s,
+            max_connections=max(settings.workers * 2, 100),
+        )
+    except ValueError as error:
+        raise SettingsError([f"ANTHROPIC_API_KEY: {error}."]) from error
+
+
+def today(clock: Clock) -> date:
+    """The day by the service's clock, UTC."""
+    return datetime.fromtimestamp(clock.now_us() // US_PER_S, UTC).date()

@@ -1,0 +1,290 @@
+"""The queue of many processes on one PostgreSQL: DBOS brings the tickets, the task table decides.
+
+A task that waits has a ticket (see `app.queue.dispatch`), handed in after the transaction that made it wait. What a
+crash leaves between the two, a sweep mends. A ticket arrives at a process with a free slot; there it claims the
+task's row, or ends without effect. It stays with its executor until the run is over: that is how DBOS counts slots.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from app.domain.clock import US_PER_S, Clock
+from app.domain.errors import LeaseLost, QueueFull, Stopping, StoreError
+from app.domain.lease import Lease
+from app.domain.task import Claim, Subject
+from app.journal.events import (
+    TaskAccepted,
+    TaskClaimed,
+    TaskFinished,
+    TaskPaused,
+    TaskRequeued,
+    TaskResumed,
+)
+from app.journal.journal import Recorded
+from app.queue import verbs
+from app.queue.caps import NO_CAPS, Caps
+from app.queue.dispatch import Dispatch, Ticket
+from app.queue.sweep import Sweep, due_tickets
+from app.store.port import Store
+
+_log = logging.getLogger(__name__)
+RETRY_S = 1.0
+SWEEP_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many tasks may wait, be paused, or run at once for a session or key: in all processes together."""
+
+    waiting: int
+    paused: int
+    caps: Caps = NO_CAPS
+
+
+class DistributedQueue:
+    """One a process. With a `lease` it takes tasks, too; without, it only brings them into the queue.
+
+    Add `on_event` to the feed's views. The counts of other processes are known as of the last sweep: together
+    they may exceed a bound by what they accept within a second.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, dispatch: Dispatch, bounds: Bounds, lease: Lease | None
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._dispatch = dispatch
+        self._bounds = bounds
+        self._lease = lease
+        self._sweep = Sweep(store, dispatch, bounds.caps)
+        self._buffer: asyncio.Queue[Claim | None] = asyncio.Queue()
+        self._free = asyncio.Semaphore(0)
+        """Slots that wait and have not been promised a claim."""
+        self._hungry = 0
+        self._over: dict[Subject, asyncio.Event] = {}
+        """The runs of this process; the event ends the run's ticket."""
+        self._arriving: set[str] = set()
+        self._claiming: set[asyncio.Task[Claim | None]] = set()
+        self._due: set[str] = set()
+        """Tasks that need a ticket, by what this process has committed."""
+        self._woken = asyncio.Event()
+        self._accepting = 0
+        self._waiting_count = 0
+        self._paused_count = 0
+        self._next_sweep_s = 0.0
+        self._stopping = False
+        self._closing = False
+        self._caretaker: asyncio.Task[None] | None = None
+        self._deafening: asyncio.Task[None] | None = None
+
+    @property
+    def depth(self) -> int:
+        """Tasks that wait, those being accepted included."""
+        return self._waiting_count + self._accepting
+
+    @property
+    def may_pause(self) -> bool:
+        return self._paused_count < self._bounds.paused
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        if self._stopping:
+            raise Stopping
+        if self.depth >= self._bounds.waiting:
+            raise QueueFull(self._bounds.waiting)
+        self._accepting += 1
+        try:
+            yield
+        finally:
+            self._accepting -= 1
+
+    def on_event(self, entry: Recorded) -> None:
+        """Who waits from now on needs a ticket."""
+        match entry.event:
+            case TaskAccepted(run_at_us=run_at_us):
+                self._waiting_count += 1
+                self._wake_at(entry.subject.task_id, run_at_us or 0)
+            case TaskRequeued(available_at_us=available_at_us):
+                self._waiting_count += 1
+                self._wake_at(entry.subject.task_id, available_at_us)
+                self._left()
+            case TaskResumed():
+                self._waiting_count += 1
+                self.wake(entry.subject.task_id)
+            case TaskClaimed():
+                self._waiting_count = max(self._waiting_count - 1, 0)
+            case TaskPaused():
+                self._paused_count += 1
+                self._left()
+            case TaskFinished():
+                self._left()
+            case _:
+                pass
+
+    def _left(self) -> None:
+        """A run is over: who was held back by a limit for it has been let in, and needs a ticket."""
+        if self._sweep.any_held:
+            self._next_sweep_s = 0.0
+            self._woken.set()
+
+    def wake(self, task_id: str | None = None) -> None:
+        if task_id is not None:
+            self._due.add(task_id)
+        self._woken.set()
+
+    async def next(self) -> Claim | None:
+        if self._stopping:
+            return None
+        self._hungry += 1
+        self._free.release()
+        try:
+            return await self._buffer.get()
+        finally:
+            self._hungry -= 1
+
+    def ended(self, claim: Claim) -> None:
+        over = self._over.pop(claim.subject, None)
+        if over is not None:
+            over.set()
+
+    async def start(self) -> None:
+        await self._dispatch.open()
+        await self._count()
+        self._caretaker = asyncio.create_task(self._take_care(), name="queue-care")
+        if self._lease is not None:
+            await self._dispatch.listen(self._arrive)
+
+    async def stop(self) -> None:
+        self._stopping = True
+        if self._claiming:
+            await asyncio.wait(self._claiming)
+        # Waited for in `close`: with the database away it takes long, and nothing is claimed any more.
+        self._deafening = asyncio.create_task(self._dispatch.deafen(), name="queue-deafen")
+        while not self._buffer.empty():  # claimed, not yet in a worker's hand: give it back
+            claim = self._buffer.get_nowait()
+            if claim is not None:
+                await self._give_back(claim)
+        for _ in range(self._hungry):
+            self._buffer.put_nowait(None)
+
+    async def close(self) -> None:
+        """Hand in the tickets of what was given back; those that nobody has used here go to others."""
+        self._closing = True
+        self._woken.set()
+        if self._deafening is not None:
+            await self._deafening
+        if self._caretaker is not None:
+            await self._caretaker
+        try:
+            await self._hand_in()
+            await self._dispatch.put_back(sorted(self._arriving))
+            left = await self._dispatch.held(mine=True)
+            await self._dispatch.forget([ticket.id for ticket in left])
+        except StoreError as error:
+            _log.warning("tickets_left", extra={"error_message": str(error)})
+        await self._dispatch.close()
+
+    async def _give_back(self, claim: Claim) -> None:
+        with suppress(StoreError):
+            await self._store.write(
+                lambda tx: verbs.give_back(tx, claim.subject, "drain", tx.now_us)
+            )
+        self.ended(claim)
+
+    async def _arrive(self, task_id: str, run: int) -> None:
+        """A ticket is here: claim its task for a free slot, and hold the ticket until that run is over.
+
+        Cancelled when this process takes no more tickets; then somebody else gets it.
+        """
+        ticket = Ticket(task_id, run).id
+        self._arriving.add(ticket)
+        await self._free.acquire()
+        if self._stopping:
+            await asyncio.Event().wait()
+        claiming = asyncio.create_task(self._claim(task_id, run), name=f"claim-{ticket}")
+        self._claiming.add(claiming)
+        claiming.add_done_callback(self._claiming.discard)
+        claim = await asyncio.shield(claiming)
+        if claim is None and self._stopping:
+            await asyncio.Event().wait()
+        self._arriving.discard(ticket)
+        if claim is None:
+            self._free.release()
+            return
+        over = self._over.get(claim.subject)
+        if over is not None:
+            await over.wait()
+
+    async def _claim(self, task_id: str, run: int) -> Claim | None:
+        """The claim of this run, in the buffer already; None when there is nothing to claim."""
+        assert self._lease is not None  # noqa: S101  (tickets arrive at who takes tasks)
+        while not self._stopping:
+            worker = self._lease.worker
+            try:
+                claim = await self._store.write(
+                    lambda tx, w=worker: verbs.claim_one(tx, w, task_id, self._bounds.caps, run=run)  # type: ignore[misc]
+                )
+            except LeaseLost:  # nothing may be taken until it is renewed
+                self._lease.want_renewal()
+                await self._clock.sleep(RETRY_S)
+            except StoreError as error:
+                _log.warning("tickets_postponed", extra={"error_message": str(error)})
+                await self._clock.sleep(RETRY_S)
+            else:
+                if claim is not None:
+                    self._over[claim.subject] = asyncio.Event()
+                    self._buffer.put_nowait(claim)
+                return claim
+        return None
+
+    async def _take_care(self) -> None:
+        """Hand in tickets as they become due; now and then look for what fell between."""
+        while not self._closing:
+            self._woken.clear()
+            try:
+                await self._hand_in()
+                if not self._stopping and self._clock.monotonic_s() >= self._next_sweep_s:
+                    self._next_sweep_s = self._clock.monotonic_s() + SWEEP_INTERVAL_S
+                    await self._sweep.once(self._clock.monotonic_s())
+                    await self._count()
+            except StoreError as error:
+                _log.warning("tickets_postponed", extra={"error_message": str(error)})
+                await self._clock.sleep(RETRY_S)
+            except Exception:  # noqa: BLE001  (a bug must not end the caretaker in silence)
+                _log.exception("caretaker_failed")
+                await self._clock.sleep(RETRY_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), SWEEP_INTERVAL_S)
+
+    async def _hand_in(self) -> None:
+        due, self._due = self._due, set()
+        try:
+            if due:
+                tickets = await self._store.read(lambda tx: due_tickets(tx, due))
+                await self._dispatch.hand_in(tickets)
+        except StoreError:
+            self._due |= due
+            raise
+
+    async def _count(self) -> None:
+        limits, before = self._bounds, self._waiting_count
+        found = await self._store.read(
+            lambda tx: (
+                tx.one("count_waiting", limit=limits.waiting),
+                tx.one("count_paused", limit=limits.paused),
+            )
+        )
+        waiting, paused = found
+        meanwhile = max(self._waiting_count - before, 0)  # some of these may be counted already
+        self._waiting_count = (waiting["waiting_count"] if waiting else 0) + meanwhile
+        self._paused_count = paused["paused_count"] if paused else 0
+
+    def _wake_at(self, task_id: str, available_at_us: int) -> None:
+        delay_s = (available_at_us - self._clock.now_us()) / US_PER_S
+        if delay_s <= 0:
+            self.wake(task_id)
+        else:
+            asyncio.get_running_loop().call_later(delay_s, self.wake, task_id)

@@ -1,0 +1,76 @@
+"""Wiring of a process that shares PostgreSQL with others: its store, its queue, and what it hears of them."""
+
+from dataclasses import dataclass
+
+from app.budget.turns import Turns
+from app.domain.clock import Clock
+from app.domain.lease import Lease
+from app.journal.feed import Feed
+from app.journal.hints import hint_text
+from app.journal.journal import Recorded
+from app.queue.caps import Caps
+from app.queue.dispatch import Dispatch
+from app.queue.distributed import Bounds, DistributedQueue
+from app.settings import Role, Settings
+from app.store.postgres import PostgresStore
+from app.store.postgres_listener import Listener
+from app.worker.hearing import Hearing
+from app.worker.pool import WorkerPool
+
+
+def open_shared(url: str, clock: Clock | None) -> PostgresStore:
+    """The shared store; with each commit the other replicas hear which tasks it is about.
+
+    Raises:
+        StoreError: the database cannot be used.
+    """
+    return PostgresStore(url, clock, announce=_hint)
+
+
+def shared_queue(
+    settings: Settings, role: Role, store: PostgresStore, clock: Clock, lease: Lease
+) -> DistributedQueue:
+    """The queue of all replicas. In the role `api` nothing is taken from it."""
+    takes = role is not Role.API
+    dispatch = Dispatch(store.url, executor=lease.worker, slots=settings.workers if takes else 0)
+    bounds = Bounds(
+        settings.queue_limit,
+        settings.paused_limit,
+        Caps(settings.session_concurrency, settings.key_concurrency),
+    )
+    return DistributedQueue(store, clock, dispatch, bounds, lease if takes else None)
+
+
+@dataclass(slots=True)
+class Ears:
+    """What brings the other replicas' hints, and what attends to them."""
+
+    listener: Listener
+    hearing: Hearing
+
+    def start(self) -> None:
+        """Listen from now on."""
+        self.hearing.start()
+        self.listener.start()
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        await self.listener.stop()
+        await self.hearing.stop()
+
+
+def ears_on(
+    settings: Settings,
+    store: PostgresStore,
+    feed: Feed,
+    pool: WorkerPool,
+    turns: Turns,
+    clock: Clock,
+) -> Ears:
+    """Ears for the database of that store; not open yet."""
+    hearing = Hearing(store.name, feed, pool, turns, clock, poll_s=settings.heartbeat_s)
+    return Ears(Listener(store.url, clock, hearing.heard), hearing)
+
+
+def _hint(origin: str, facts: list[Recorded]) -> str:
+    return hint_text(origin, (entry.subject.task_id for entry in facts))

@@ -1,0 +1,71 @@
+"""What other replicas commit, as far as it concerns this one: followers, cancels of what runs here, budgets.
+
+A hint says where to look; the rows say what is so. Hints can be lost with their connection, so every few
+seconds this looks at everything that concerns it anyway.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from app.budget.turns import Turns
+from app.domain.clock import Clock
+from app.journal.feed import Feed
+from app.journal.hints import ANYTHING, Hint, parse_hint
+from app.worker.pool import WorkerPool
+
+PACE_S = 0.05
+"""Hints that come closer together than this are attended to together."""
+
+
+class Hearing:
+    """Give `heard` to the store's listener; `me` is the name under which this process's own hints go out."""
+
+    def __init__(
+        self, me: str, feed: Feed, pool: WorkerPool, turns: Turns, clock: Clock, *, poll_s: float
+    ) -> None:
+        self._me = me
+        self._feed = feed
+        self._pool = pool
+        self._turns = turns
+        self._clock = clock
+        self._poll_s = poll_s
+        self._hint = Hint(frozenset())
+        self._woken = asyncio.Event()
+        self._attending: asyncio.Task[None] | None = None
+
+    def heard(self, text: str | None) -> None:
+        """A hint as it came; None: some may have been missed."""
+        hint = ANYTHING if text is None else parse_hint(text, self._me)
+        if hint is not None:
+            self._note(hint)
+
+    def start(self) -> None:
+        """Begin to attend to hints."""
+        self._attending = asyncio.create_task(self._attend(), name="hearing")
+
+    async def stop(self) -> None:
+        """Attend to nothing more."""
+        if self._attending is not None:
+            self._attending.cancel()
+            await asyncio.wait({self._attending})
+
+    def _note(self, hint: Hint) -> None:
+        self._feed.hear(hint)
+        known = self._hint.task_ids
+        if known is None or hint.task_ids is None:
+            self._hint = ANYTHING
+        else:
+            self._hint = Hint(known | hint.task_ids)
+        self._woken.set()
+
+    async def _attend(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), self._poll_s)
+            if not self._woken.is_set():
+                self._note(ANYTHING)
+            self._woken.clear()
+            hint, self._hint = self._hint, Hint(frozenset())
+            self._turns.look_again()
+            await self._pool.hear(hint)
+            await self._clock.sleep(PACE_S)

@@ -1,0 +1,136 @@
+"""An API and workers in processes of their own on one PostgreSQL: what one does, the others hear of."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.books import check_all, read_books
+from tests.acceptance.client import (
+    all_ended,
+    bill_of,
+    ended,
+    events_of,
+    requests_of,
+    set_faults,
+    submit,
+)
+from tests.support.fleet import Fleet, fleet
+from tests.support.process import run, simulator
+
+pytestmark = pytest.mark.timeout(180)
+HANG = {"kind": "timeout", "repeat": 1_000}
+HELLO: dict[str, Any] = {"task": "Say hello.", "complexity": "simple"}
+TOOLS: dict[str, Any] = {
+    "task": 'Work it out. [[sim {"steps": 3, "parallel": 2}]]',
+    "complexity": "simple",
+    "tools": ["calculator", "text_stats"],
+}
+
+
+@pytest.fixture
+async def upstream(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A simulator that all workers share."""
+    async with simulator(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def replicas(
+    tmp_path: Path, replica_url: str, upstream: httpx.AsyncClient
+) -> AsyncIterator[Fleet]:
+    """No replica runs yet."""
+    async with fleet(tmp_path, replica_url, str(upstream.base_url), BURSAR_WORKERS="8") as made:
+        yield made
+
+
+async def test_tasks_run_elsewhere_and_are_followed_here(replicas, upstream, replica_url):
+    """Two workers share the work; the API that runs nothing waits, streams and lists."""
+    api, *_ = await asyncio.gather(replicas.start("api"), replicas.workers(2))
+    async with replicas.client(api) as client:
+        answer = await client.post("/tasks", json=TOOLS, headers={"prefer": "wait=30"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["outcome"] == "answered"
+        ids = [await submit(client, TOOLS) for _ in range(20)]
+        names = list[str]()
+        async with client.stream(
+            "GET", f"/tasks/{ids[-1]}/events", headers={"accept": "text/event-stream"}
+        ) as stream:
+            names = [line[7:] async for line in stream.aiter_lines() if line.startswith("event: ")]
+        assert (names[0], names[-1]) == ("task_accepted", "task_finished")
+        assert names.count("model_answered") == 4
+        tasks = await all_ended(client, ids)
+    assert {task["outcome"] for task in tasks} == {"answered"}
+    for replica in replicas.all:
+        assert (await replicas.stop(replica)).code == 0
+    books = read_books(replica_url, await bill_of(upstream))
+    check_all(books, set(ids))
+    claims = [
+        e["data"]["worker"]
+        for es in books.events.values()
+        for e in es
+        if e["type"] == "task_claimed"
+    ]
+    assert len(set(claims)) == 2, "both workers had their share"
+
+
+async def test_a_cancel_reaches_the_worker_that_runs_the_task(replicas, upstream):
+    """The call's socket is closed within a moment, what it may have cost is booked, the task ends as cancelled."""
+    await set_faults(upstream, HANG)
+    api, _ = await asyncio.gather(replicas.start("api"), replicas.workers(1))
+    async with replicas.client(api) as client:
+        task_id = await submit(client, HELLO)
+        while not await requests_of(upstream):
+            await asyncio.to_thread(lambda: None)
+        answer = await client.post(f"/tasks/{task_id}/cancel")
+        assert answer.status_code == 202
+        async with asyncio.timeout(4):  # by its hint: the poll comes after 5 s
+            task = await ended(client, task_id)
+        assert task["status"] == "cancelled"
+        assert task["cost_usd"] > 0
+
+
+async def test_a_worker_answers_probes_and_nothing_else(replicas):
+    """It is not an API: no task can be posted to it."""
+    (worker,) = await replicas.workers(1)
+    async with replicas.client(worker) as client:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            assert (await client.get(path)).status_code == 200, path
+        assert (await client.post("/tasks", json=HELLO)).status_code == 404
+    env = {**replicas.env, "BURSAR_PORT": str(worker.port)}
+    assert (await run("healthcheck", cwd=replicas.folder, env=env, timeout_s=60)).code == 0
+
+
+@pytest.mark.parametrize("role", ["api", "worker"])
+async def test_a_part_of_the_service_needs_the_shared_database(tmp_path, role):
+    """One clear sentence, and the exit code of wrong settings."""
+    left = await run(role, cwd=tmp_path, env={"BURSAR_SIMULATOR": "on"}, timeout_s=60)
+    assert left.code == 2
+    assert "BURSAR_DATABASE_URL" in left.err
+    assert len(left.err.splitlines()) == 1
+
+
+async def test_a_budget_freed_by_one_worker_lets_another_go_on(replicas, upstream, replica_url):
+    """Reservations of one session stand in each other's way across processes; every task gets its turn."""
+    await set_faults(
+        upstream, random=[{"kind": "latency", "delay_s": [0.2, 0.3], "probability": 1}]
+    )
+    api, _ = await asyncio.gather(replicas.start("api"), replicas.workers(2))
+    body = {**HELLO, "session_id": "tight", "max_tokens": 2_000}
+    async with replicas.client(api) as client:
+        first = await submit(client, body)
+        cost_usd = (await ended(client, first))["cost_usd"]
+        held = [e for e in await events_of(client, first) if e["type"] == "attempt_started"]
+        budget_usd = round(cost_usd * 8 + held[0]["data"]["reserved_usd"], 6)
+        put = await client.put("/sessions/tight/budget", json={"budget_usd": budget_usd})
+        assert put.status_code == 200, put.text
+        ids = [await submit(client, body) for _ in range(6)]
+        tasks = await all_ended(client, ids)
+    assert {task["outcome"] for task in tasks} == {"answered"}
+    books = read_books(replica_url, await bill_of(upstream))
+    check_all(books, {first, *ids})
+    waited = [e for es in books.events.values() for e in es if e["type"] == "reservation_waited"]
+    assert waited, "nobody stood in anybody's way"

@@ -1,0 +1,80 @@
+"""Replicas as real processes on one PostgreSQL: an API, workers, and whatever becomes of them."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from tests.support.process import NO_KEY, Child, Ended, answering, client_of, free_port, spawn
+
+
+@dataclass
+class Replica:
+    """One process, and where it answers probes."""
+
+    child: Child
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Base address."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@dataclass
+class Fleet:
+    """Replicas that can be started, killed, stopped and frozen, each by its own process id."""
+
+    folder: Path
+    env: dict[str, str]
+    all: list[Replica] = field(default_factory=list)
+
+    async def start(self, role: str, *, port: int | None = None) -> Replica:
+        """Another replica, ready."""
+        replica = await self.launch(role, port=port)
+        await answering(replica.child, f"{replica.url}/readyz", timeout_s=90)
+        return replica
+
+    async def launch(self, role: str, *, port: int | None = None) -> Replica:
+        """Another replica, not waited for."""
+        port = port or free_port()
+        child = await spawn(role, "--port", str(port), cwd=self.folder, env=self.env)
+        self.all.append(Replica(child, port))
+        return self.all[-1]
+
+    async def workers(self, count: int) -> list[Replica]:
+        """So many workers, started at the same time."""
+        return list(await asyncio.gather(*(self.start("worker") for _ in range(count))))
+
+    async def stop(self, replica: Replica, timeout_s: float = 30) -> Ended:
+        """End it in good order."""
+        replica.child.send(signal.SIGTERM)
+        return await replica.child.ended(timeout_s)
+
+    def client(self, replica: Replica) -> httpx.AsyncClient:
+        """A client for its API."""
+        return client_of(replica.url)
+
+
+@asynccontextmanager
+async def fleet(
+    folder: Path, database_url: str, upstream: str, **settings: str
+) -> AsyncIterator[Fleet]:
+    """No replica runs yet; none is left after the block."""
+    env = {
+        "ANTHROPIC_API_KEY": NO_KEY,
+        "ANTHROPIC_BASE_URL": upstream,
+        "BURSAR_DATABASE_URL": database_url,
+        **settings,
+    }
+    made = Fleet(folder, env)
+    try:
+        yield made
+    finally:
+        for replica in made.all:
+            replica.child.send(signal.SIGCONT)
+            await replica.child.kill()
