@@ -14,7 +14,8 @@ import pytest
 from app import settings
 from app.domain.clock import Clock
 from app.llm.provider import ModelAnswer, ModelRequest, Provider
-from app.main import Service, make_provider, running
+from app.main import Service, running
+from app.opening import make_provider
 from app.settings import Settings
 from app.simulator.server import RunningServer
 from app.store.port import Operation, T
