@@ -17,7 +17,9 @@ from app import settings as configuration
 from app.budget import keys_command
 from app.domain.errors import NotFound, StoreError
 from app.domain.period import instant_us
+from app.store.port import Store
 from app.upkeep import commands as upkeep
+from app.upkeep import prune_command
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -76,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     config.set_defaults(run=_config)
     keys_command.add_parser(commands, _open_store)
     upkeep.add_parsers(commands, _embedded_data)
+    prune_command.add_parser(commands, _open_kept)
     openapi = commands.add_parser("openapi", help="print the API's description")
     openapi.set_defaults(run=_openapi)
     doctor = commands.add_parser("doctor", help="hold what is written down against itself")
@@ -216,6 +219,13 @@ def _open_store(make: bool) -> keys_command.Opened:  # noqa: FBT001  (a callback
     settings = configuration.load()
     store = store_beside(settings, make=make)
     return keys_command.Opened(store, settings.budget_warning_percent)
+
+
+def _open_kept() -> tuple[Store, int | None]:
+    from app.main import store_beside  # noqa: PLC0415
+
+    settings = configuration.load()
+    return store_beside(settings, make=False), settings.retention_days
 
 
 def _embedded_data() -> Path:

@@ -167,7 +167,12 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     queue = _queue(settings, role, store, clock, lease, space)
     loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
     pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=slots)
-    housekeeper = Housekeeper(clock, store.empty_log if isinstance(store, SqliteStore) else _no_log)
+    housekeeper = Housekeeper(
+        store,
+        clock,
+        store.empty_log if isinstance(store, SqliteStore) else _no_log,
+        retention_days=settings.retention_days if slots else None,
+    )
     feed = Feed(
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
     )

@@ -195,6 +195,13 @@ class Settings(BaseSettings):
         25.0, description="Seconds a stop may take before running calls are interrupted."
     )
 
+    retention_days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="Tasks that ended more days ago are deleted, their ledger lines kept; unset: none.",
+    )
+
     # Model and tool calls
     call_timeout_s: Seconds = Field(
         600.0, description="Seconds one attempt of a model call may take."

@@ -166,6 +166,10 @@ def _erasure_incomplete(case: Case) -> str | None:
     return f"is erased, but {bodies} bodies and {case.row['has_result']} results are left"
 
 
+def _pruned_alive(case: Case) -> str | None:
+    return "was taken away by retention, and is there" if case.row["pruned"] else None
+
+
 CHECKS: dict[str, Callable[[Case], str | None]] = {
     "journal-missing": _journal_missing,
     "journal-gap": _journal_gap,
@@ -180,6 +184,7 @@ CHECKS: dict[str, Callable[[Case], str | None]] = {
     "pause-without-account": _pause_without_account,
     "pause-over": _pause_over,
     "queue-stuck": _queue_stuck,
+    "pruned-alive": _pruned_alive,
     "erasure-incomplete": _erasure_incomplete,
 }
 """What is asked of each task, by the finding's name."""

@@ -44,7 +44,7 @@ def _look(tx: Tx, rounds: Rounds, tasks: dict[str, Row], after: str, upto: str) 
         rounds.events += journal["event_count"]
         task = tasks.get(journal["subject"])
         if task is None:
-            rounds.findings.add(_alone(journal))
+            rounds.findings.add(_alone(tx, journal))
         else:
             looked_at.add(task["id"])
             case = Case(task, journal, reservations.get(task["id"]), tx.now_us)
@@ -63,10 +63,13 @@ def _journals(tx: Tx, after: str, upto: str) -> Iterator[Row]:
         after = page[-1]["subject"]
 
 
-def _alone(journal: Row) -> Iterator[Finding]:
-    """A journal without a task: of a session, or of nothing."""
+def _alone(tx: Tx, journal: Row) -> Iterator[Finding]:
+    """A journal without a task: of a session, of a task that is being taken away, or of nothing."""
     subject = journal["subject"]
     if not subject.startswith(_SESSION):
+        pruned = tx.one("half_pruned_task", id=subject)
+        if pruned is not None and pruned["events_left"] == journal["last_seq"]:
+            return
         yield Finding("journal-orphan", f"There is a journal of {subject}, which does not exist.")
     elif (gap := gap_in(journal)) is not None:
         yield Finding("journal-gap", f"The journal of {subject} {gap}.")

@@ -155,6 +155,10 @@ DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
         {"queue-stuck"},
         ("UPDATE tasks SET held_by = 'session', available_at_us = 1 WHERE id = 'waiting'",),
     ),
+    (
+        {"pruned-alive"},
+        ("INSERT INTO pruned_tasks VALUES ('local', 's', 'done', 1, 0)",),
+    ),
     ({"erasure-incomplete"}, ("UPDATE tasks SET erased_at_us = 5 WHERE id = 'done'",)),
     ({"drift"}, ("UPDATE accounts SET spent_nano = spent_nano + 1 WHERE id = 'done'",)),
 ]

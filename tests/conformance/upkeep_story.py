@@ -3,6 +3,8 @@
 from app.store.queries import load_migrations
 from tests.conformance.uses import Use, changes, finds
 
+PRUNED: dict[str, object] = {"owner": "local", "session_id": "s", "id": "t"}
+CANDIDATES: dict[str, object] = {"owner": "local", "after_us": -1, "after_id": "", "limit": 5}
 PAGE: dict[str, object] = {"after": "t", "upto": "t", "limit": 5}
 UPKEEP_STORY: tuple[Use, ...] = (
     finds("count_tasks", 1, {"task_count": 1, "unfinished_count": 0}),
@@ -25,4 +27,16 @@ UPKEEP_STORY: tuple[Use, ...] = (
     changes("erase_bodies", 0, subject="t"),
     changes("erase_data", 1, subject="t", seq=1, data="[]"),
     finds("read_events", 1, {"data": "[]", "body": None}, subject="t", after=0, limit=5),
+    finds("next_owner", 1, {"owner": "local"}, after=""),
+    finds("next_owner", 1, {"owner": None}, after="local"),
+    finds("prune_candidates", 1, {"id": "t", "due": 1}, **CANDIDATES, before_us=99),
+    finds("prune_candidates", 1, {"id": "t", "due": 0}, **CANDIDATES, before_us=50),
+    finds("add_pruned", 1, {"events_left": 1}, **PRUNED, now_us=70),
+    finds("half_pruned", 1, {**PRUNED, "events_left": 1}, limit=5),
+    finds("half_pruned_task", 1, {"events_left": 1}, id="t"),
+    changes("set_events_left", 1, **PRUNED, left=0),
+    finds("half_pruned", 0, None, limit=5),
+    finds("half_pruned_task", 0, None, id="t"),
+    finds("prune_task", 0, None, id="t", before_us=50),
+    changes("prune_events", 0, subject="t", left=1),
 )

@@ -9,6 +9,8 @@ SELECT t.id, t.owner, t.session_id, t.status, t.step_count, t.run_count, t.lease
         WHEN t.held_by = 'key' AND NOT EXISTS (SELECT 1 FROM tasks AS r WHERE r.key_id = t.key_id
             AND r.lease_owner IS NOT NULL) THEN 1 ELSE 0 END AS stuck,
     w.id AS worker, w.expires_at_us AS worker_expires_at_us,
+    CASE WHEN EXISTS (SELECT 1 FROM pruned_tasks AS g WHERE g.owner = t.owner AND g.session_id = t.session_id
+        AND g.id = t.id) THEN 1 ELSE 0 END AS pruned,
     CASE WHEN t.result_json IS NULL THEN 0 ELSE 1 END AS has_result,
     CASE WHEN a.id IS NULL THEN 0 ELSE 1 END AS has_account,
     CASE WHEN s.id IS NULL OR o.id IS NULL THEN 0 ELSE 1 END AS has_session,
@@ -46,7 +48,9 @@ WHERE task_id > :after AND task_id <= :upto AND ended = 0 AND NOT EXISTS
 GROUP BY task_id;
 
 -- name: checkup_lines
--- Lines of tasks that do not exist.
+-- Lines of tasks that never were; retention takes tasks away and keeps their lines.
 SELECT DISTINCT task_id FROM ledger_lines AS line
 WHERE task_id > :after AND task_id <= :upto AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = line.task_id)
+    AND NOT EXISTS (SELECT 1 FROM pruned_tasks AS p WHERE p.owner = line.owner AND p.session_id = line.session_id
+        AND p.id = line.task_id)
 ORDER BY task_id LIMIT :limit;

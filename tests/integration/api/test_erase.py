@@ -136,7 +136,7 @@ async def test_the_bytes_are_gone(tmp_path: Path) -> None:
             await _erased(bursar, task)
         async with asyncio.timeout(20):
             while _found(bursar, "gone"):
-                await bursar.client.get("/healthz")
+                await bursar.client.get("/readyz")
         assert _found(bursar, "kept") > 0
     assert _found(bursar, "gone") == 0
     assert examine(tmp_path / "data").drifts == ()

@@ -1,17 +1,22 @@
-"""The housekeeper empties the database's log after erasures, however often it must try."""
+"""The housekeeper empties the database's log after erasures, and takes old tasks away, however often it must try."""
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from app.domain.errors import StoreFull
-from app.domain.task import Subject
+from app.domain.task import Conclusion, Outcome, Subject
 from app.journal.events import CancelRequested, Event, TaskErased
 from app.journal.journal import Recorded
-from app.worker.housekeeper import Housekeeper
-from tests.support.clock import FakeClock
+from app.queue import verbs
+from app.store.sqlite import SqliteStore
+from app.worker.housekeeper import SWEEP_INTERVAL_S, Housekeeper
+from tests.support.clock import FakeClock, yielded
+from tests.support.failing_store import FailingStore
 from tests.support.loglines import LineChecker
+from tests.support.seeding import claimed
 
 
 class Log:
@@ -42,6 +47,36 @@ def _told(event: Event) -> Recorded:
     return Recorded(1, 0, Subject("t", "s"), event)
 
 
+class Paced(FakeClock):
+    """A clock whose sleepers wait until they may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self._sleeping = asyncio.Event()
+
+    async def sleep(self, duration_s: float) -> None:
+        """Note it, and wait."""
+        self.slept.append(duration_s)
+        self._sleeping.set()
+        await self.go_on.wait()
+        self.move(duration_s)
+
+    async def slept_become(self, count: int) -> None:
+        """Wait for it."""
+        while len(self.slept) < count:
+            self._sleeping.clear()
+            await asyncio.wait_for(self._sleeping.wait(), 20)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[FailingStore]:
+    """A store that can fail."""
+    inner = SqliteStore(tmp_path, FakeClock())
+    yield FailingStore(inner)
+    await inner.close()
+
+
 @pytest.fixture
 async def log() -> Log:
     """One that is emptied at once."""
@@ -49,9 +84,9 @@ async def log() -> Log:
 
 
 @pytest.fixture
-async def keeper(log: Log) -> AsyncIterator[Housekeeper]:
+async def keeper(store: FailingStore, log: Log) -> AsyncIterator[Housekeeper]:
     """A housekeeper at work."""
-    made = Housekeeper(FakeClock(), log.empty)
+    made = Housekeeper(store, FakeClock(), log.empty)
     made.start()
     yield made
     await made.stop()
@@ -67,18 +102,48 @@ async def test_at_the_start_and_after_each_erasure(keeper: Housekeeper, log: Log
     await log.tries_become(3)
 
 
-async def test_a_reader_in_the_way(log_lines: LineChecker) -> None:
+async def test_a_reader_in_the_way(store: FailingStore, log_lines: LineChecker) -> None:
     """It is tried again, after a failure of the store and after a bug, too, until it works."""
     log = Log(False, StoreFull("full"), ValueError("bug"), False, True)
-    keeper = Housekeeper(FakeClock(), log.empty)
+    keeper = Housekeeper(store, FakeClock(), log.empty)
     keeper.start()
     await log.tries_become(5)
     await keeper.stop()
     assert log.tries == 5
-    assert len(log_lines.entries("erasure_postponed")) == 1
+    assert len(log_lines.entries("housekeeping_postponed")) == 1
     assert len(log_lines.entries("housekeeping_failed")) == 1
 
 
-async def test_never_started() -> None:
+async def test_never_started(store: FailingStore) -> None:
     """A service that could not start stops all the same."""
-    await Housekeeper(FakeClock(), Log().empty).stop()
+    await Housekeeper(store, FakeClock(), Log().empty).stop()
+
+
+async def test_old_tasks_go_by_themselves(store: FailingStore, log_lines: LineChecker) -> None:
+    """At the start and again and again; a store that fails puts it off; then the log is emptied, too."""
+    claim = await claimed(store)
+    await store.write(lambda tx: verbs.finish(tx, claim.subject, Conclusion(Outcome.CANCELLED)))
+    store.error, store.reads = StoreFull("full"), True
+    clock, log = Paced(), Log()
+    clock.move(3 * 86_400)
+    keeper = Housekeeper(store, clock, log.empty, retention_days=2)
+    keeper.start()
+    await clock.slept_become(1)
+    store.error = None
+    clock.go_on.set()
+    await log.tries_become(2)
+    await keeper.stop()
+    assert clock.slept[0] == SWEEP_INTERVAL_S
+    assert await store.read(lambda tx: tx.one("count_tasks")["task_count"]) == 0  # type: ignore[index]
+    (line,) = log_lines.entries("tasks_pruned")
+    assert line["count"] == 1
+    assert len(log_lines.entries("housekeeping_postponed")) == 1
+
+
+async def test_without_retention_all_is_kept(
+    keeper: Housekeeper, store: FailingStore, log: Log
+) -> None:
+    """Nothing is even looked for."""
+    store.error, store.reads = StoreFull("full"), True
+    await log.tries_become(1)
+    await yielded(20)
