@@ -15,6 +15,7 @@ ADVICE = {
     "journal-steps": "Report it: an answer and the count of answers are written together.",
     "journal-orphan": "Restore a backup if the task is wanted; nothing uses these entries.",
     "ledger-orphan": "Restore a backup if the task is wanted; its money counts all the same.",
+    "answer-orphan": "Restore a backup if the task is wanted; the key is forgotten after its time.",
     "account-missing": "Restore a backup: nothing can be reserved for it.",
     "session-missing": "Restore a backup: nothing can be reserved for it.",
     "parent-missing": "Restore a backup, or cancel the sub-task.",

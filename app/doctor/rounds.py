@@ -32,6 +32,9 @@ def make_rounds(tx: Tx) -> Rounds:
     last = tx.one("checkup_last_subject")
     if last is not None and last["subject"] is not None:
         _look(tx, rounds, {}, after, last["subject"])
+    for row in tx.all("checkup_answers", limit=PAGE_LIMIT):
+        sentence = f"An idempotency key stands for the task {row['task_id']}, which does not exist."
+        rounds.findings.add([Finding("answer-orphan", sentence)])
     return rounds
 
 

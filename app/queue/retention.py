@@ -54,6 +54,7 @@ def take_away(tx: Tx, task_ids: list[str], before_us: int) -> tuple[int, int]:
             continue
         taken += 1
         owner, session_id = task["owner"], task["session_id"]
+        tx.run("prune_answers", task_id=task_id)
         row = tx.one("add_pruned", owner=owner, session_id=session_id, id=task_id, now_us=tx.now_us)
         assert row is not None  # noqa: S101  (an INSERT … RETURNING returns)
         room -= 1 + _drop(tx, owner, session_id, task_id, row["events_left"], room)

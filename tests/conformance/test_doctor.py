@@ -159,6 +159,10 @@ DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
         {"pruned-alive"},
         ("INSERT INTO pruned_tasks VALUES ('local', 's', 'done', 1, 0)",),
     ),
+    (
+        {"answer-orphan"},
+        ("INSERT INTO answers VALUES ('local', 'k', 'd', 'none', 202, '{}', NULL, 1)",),
+    ),
     ({"erasure-incomplete"}, ("UPDATE tasks SET erased_at_us = 5 WHERE id = 'done'",)),
     ({"drift"}, ("UPDATE accounts SET spent_nano = spent_nano + 1 WHERE id = 'done'",)),
 ]

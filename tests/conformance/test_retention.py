@@ -66,7 +66,7 @@ async def _money(store: ListenedStore) -> list[Any]:
 
     def op(tx: Tx) -> list[Any]:
         found = [tx.all(f"usage_by_{kind}", **span) for kind in ("model", "session", "key", "day")]
-        found += [tx.all("usage_of_session", **session), tx.all("totals_of_session", **session)]
+        found += [tx.all("totals_of_session", **session)]
         found += [tx.all("ledger_of_session", **session, **place)]
         found += [tx.all("accounts_page", scope="", id="", limit=99)]
         return [[_values(row) for row in rows] for rows in found]

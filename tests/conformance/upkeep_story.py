@@ -37,6 +37,8 @@ UPKEEP_STORY: tuple[Use, ...] = (
     changes("set_events_left", 1, **PRUNED, left=0),
     finds("half_pruned", 0, None, limit=5),
     finds("half_pruned_task", 0, None, id="t"),
+    finds("checkup_answers", 0, None, limit=5),
+    changes("prune_answers", 0, task_id="none"),
     finds("prune_task", 0, None, id="t", before_us=50),
     changes("prune_events", 0, subject="t", left=1),
 )

@@ -14,13 +14,16 @@ from app.doctor.examination import examine
 from tests.support.service import Running, started
 
 DAY_US = 86_400 * 1_000_000
-USAGE = "/usage?from=1970-01-02&group_by="
+USAGE = "/usage?from=1970-01-02&to=2100-01-01&group_by="
 
 
 async def _sums(bursar: Running) -> list[Any]:
     paths = [USAGE + by for by in ("day", "model", "session", "key", "agent")]
     paths += ["/sessions/s/usage", "/sessions/s/ledger?limit=1000"]
-    return [(await bursar.client.get(path)).json() for path in paths]
+    found = [(await bursar.client.get(path)).json() for path in paths]
+    for sums in found:
+        sums.pop("by_task", None)  # it lists the tasks that are there
+    return found
 
 
 def _age(folder: Path, task_id: str, days: int) -> None:
@@ -61,7 +64,7 @@ async def test_the_service_takes_old_tasks_away(tmp_path: Path) -> None:
         assert (await bursar.client.delete(f"/tasks/{old}")).status_code == 404
         assert (await bursar.client.get(f"/tasks/{young}")).status_code == 200
         assert await _sums(bursar) == sums
-        assert (await bursar.client.get("/sessions/s")).json()["tasks"] == 1
+        assert (await bursar.client.get("/sessions/s")).json()["tasks"] == 2
         assert (await bursar.run(session_id="s"))["status"] == "succeeded"
     assert examine(tmp_path).sound
 

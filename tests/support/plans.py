@@ -10,6 +10,7 @@ import psycopg
 from app.store.postgres_link import statement
 
 LIVE = {
+    "pruned_tasks_halfway",
     "tasks_expiring",
     "tasks_held",
     "tasks_held_by_key",
@@ -21,7 +22,7 @@ LIVE = {
     "tasks_running_of_key",
     "tasks_running_of_session",
 }
-"""Indexes of tasks that have not ended; settings bound how many there are."""
+"""Indexes of tasks that have not ended, or are being taken away; settings bound how many there are."""
 SMALL = {"keys", "schema_migrations", "workers"}
 """Tables that do not grow with the tasks."""
 PARAMETER = re.compile(r"(?<!:):([a-z][a-z0-9_]*)")
@@ -45,6 +46,8 @@ SELECT 't' || n, 1, 1, e, CASE e WHEN 0 THEN 'reservation' ELSE 'settlement' END
     'local', 's' || n % 1000, 1, 'm', 'p', '[]', 1, n FROM generate_series(1, 20000) AS n, generate_series(0, 1) AS e;
 INSERT INTO answers (owner, key, digest, task_id, status, headers, created_at_us)
 SELECT 'local', 'k' || n, 'd', 't' || n, 202, '{}', n FROM generate_series(1, 20000) AS n;
+INSERT INTO pruned_tasks (owner, session_id, id, pruned_at_us, events_left)
+SELECT 'local', 's' || n % 1000, 'p' || n, n, 0 FROM generate_series(1, 20000) AS n;
 ANALYZE;
 """
 """Enough finished tasks for a planner that counts: looking at all of them is dear. Nothing is waiting or running."""

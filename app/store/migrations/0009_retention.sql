@@ -1,4 +1,4 @@
--- Tasks that retention took away: how a session's ledger lines are found once the task's row is gone.
+-- Tasks that retention took away: a ledger line whose task is neither here nor there is a mistake.
 -- `events_left` is the number of its journal's last entry, until they are gone, too.
 CREATE TABLE pruned_tasks (
     owner        TEXT    NOT NULL,

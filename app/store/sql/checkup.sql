@@ -9,8 +9,8 @@ SELECT t.id, t.owner, t.session_id, t.status, t.step_count, t.run_count, t.lease
         WHEN t.held_by = 'key' AND NOT EXISTS (SELECT 1 FROM tasks AS r WHERE r.key_id = t.key_id
             AND r.lease_owner IS NOT NULL) THEN 1 ELSE 0 END AS stuck,
     w.id AS worker, w.expires_at_us AS worker_expires_at_us,
-    CASE WHEN EXISTS (SELECT 1 FROM pruned_tasks AS g WHERE g.owner = t.owner AND g.session_id = t.session_id
-        AND g.id = t.id) THEN 1 ELSE 0 END AS pruned,
+    (SELECT COUNT(*) FROM pruned_tasks AS g WHERE g.owner = t.owner AND g.session_id = t.session_id
+        AND g.id = t.id) AS pruned,
     CASE WHEN t.result_json IS NULL THEN 0 ELSE 1 END AS has_result,
     CASE WHEN a.id IS NULL THEN 0 ELSE 1 END AS has_account,
     CASE WHEN s.id IS NULL OR o.id IS NULL THEN 0 ELSE 1 END AS has_session,
@@ -51,6 +51,11 @@ GROUP BY task_id;
 -- Lines of tasks that never were; retention takes tasks away and keeps their lines.
 SELECT DISTINCT task_id FROM ledger_lines AS line
 WHERE task_id > :after AND task_id <= :upto AND NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = line.task_id)
-    AND NOT EXISTS (SELECT 1 FROM pruned_tasks AS p WHERE p.owner = line.owner AND p.session_id = line.session_id
-        AND p.id = line.task_id)
+    AND (SELECT COUNT(*) FROM pruned_tasks AS p WHERE p.owner = line.owner AND p.session_id = line.session_id
+        AND p.id = line.task_id) = 0
+ORDER BY task_id LIMIT :limit;
+
+-- name: checkup_answers
+-- Answers to an `Idempotency-Key` whose task does not exist.
+SELECT task_id FROM answers AS a WHERE NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = a.task_id)
 ORDER BY task_id LIMIT :limit;

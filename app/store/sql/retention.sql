@@ -6,8 +6,8 @@ SELECT MIN(owner) AS owner FROM tasks WHERE owner > :after;
 -- name: prune_candidates
 -- An owner's tasks in the order of their making; `due` are those that ended before the instant and have no
 -- sub-tasks left.
-SELECT t.id, t.created_at_us, CASE WHEN t.finished_at_us < :before_us AND NOT EXISTS
-    (SELECT 1 FROM tasks AS c WHERE c.parent_id = t.id) THEN 1 ELSE 0 END AS due
+SELECT t.id, t.created_at_us, CASE WHEN t.finished_at_us < :before_us
+        AND (SELECT COUNT(*) FROM tasks AS c WHERE c.parent_id = t.id) = 0 THEN 1 ELSE 0 END AS due
 FROM tasks AS t
 WHERE t.owner = :owner AND (t.created_at_us, t.id) > (:after_us, :after_id) AND t.created_at_us < :before_us
 ORDER BY t.created_at_us, t.id LIMIT :limit;
@@ -16,6 +16,9 @@ ORDER BY t.created_at_us, t.id LIMIT :limit;
 DELETE FROM tasks WHERE id = :id AND outcome IS NOT NULL AND finished_at_us < :before_us
     AND NOT EXISTS (SELECT 1 FROM tasks AS c WHERE c.parent_id = :id)
 RETURNING owner, session_id;
+
+-- name: prune_answers
+DELETE FROM answers WHERE task_id = :task_id;
 
 -- name: add_pruned
 INSERT INTO pruned_tasks (owner, session_id, id, pruned_at_us, events_left)
