@@ -222,7 +222,7 @@ def _open_store(make: bool) -> keys_command.Opened:  # noqa: FBT001  (a callback
 
 
 def _open_kept() -> tuple[Store, int | None]:
-    from app.main import store_beside  # noqa: PLC0415
+    from app.opening import store_beside  # noqa: PLC0415
 
     settings = configuration.load()
     return store_beside(settings, make=False), settings.retention_days
