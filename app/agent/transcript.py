@@ -15,6 +15,7 @@ from app.journal.events import (
     BudgetFinalizing,
     ModelAnswered,
     ModelDowngraded,
+    TaskRetried,
     ToolFinished,
     ToolStarted,
 )
@@ -80,6 +81,8 @@ class Transcript:
     _known: tuple[int, int] | None = None
     """Prompt and output tokens of the latest answer: as reported, or else their bounds."""
     _new_blocks: list[JsonObject] = field(default_factory=list)
+    _open: tuple[tuple[int, int] | None, list[JsonObject]] | None = None
+    """What was known and new before a closing turn that a retry has undone."""
 
     @classmethod
     def begin(cls, spec: TaskSpec) -> "Transcript":
@@ -156,9 +159,25 @@ class Transcript:
         self.messages.append({"role": "user", "content": [*blocks, question]})
         self._new_blocks = [*self._new_blocks, question]  # the rest may have been counted already
 
-    def finalizing(self, *, results_cut: bool) -> None:
-        """Do again what a `budget_finalizing` event tells."""
-        if results_cut:
+    def retried(self) -> None:
+        """Somebody let the task go on after its end: what a question may be tried is counted anew.
+
+        Not the numbers of its attempts, which are never used twice.
+        """
+        self.nudged = self.enlarged = False
+        self.continuations = 0
+        self.tries.failures, self.tries.failing_since_us = 0, None
+        if self._open is not None:
+            self._known, self._new_blocks = self._open
+            self._open = None
+
+    def finalizing(self, *, results_cut: bool, undone: bool = False) -> None:
+        """Do again what a `budget_finalizing` event tells; `undone`: a retry came after the end it prepared."""
+        if (
+            undone
+        ):  # nothing was closed or left out, and the closing turn says nothing of the next prompt
+            self._open = self._open or (self._known, self._new_blocks)
+        elif results_cut:
             self.leave_out_results()
         else:
             self.close()
@@ -238,8 +257,10 @@ def _without_thinking(message: JsonObject) -> JsonObject:
 
 def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
     """The transcript as the events tell it. Pure; the same events give the same bytes."""
-    transcript = Transcript.begin(spec)
-    for entry in entries:
+    transcript, history = Transcript.begin(spec), list(entries)
+    retries = [n for n, entry in enumerate(history) if isinstance(entry.event, TaskRetried)]
+    latest = retries[-1] if retries else 0
+    for number, entry in enumerate(history):
         match entry.event:
             case ModelAnswered(move=move, request_id=request_id):
                 transcript.answered(parse_answer(entry.body or b"", request_id), move)
@@ -251,7 +272,7 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
             case ModelDowngraded(to_model=model):
                 transcript.switch_model(model)
             case BudgetFinalizing(results_cut=results_cut):
-                transcript.finalizing(results_cut=results_cut)
+                transcript.finalizing(results_cut=results_cut, undone=number < latest)
             case _:
                 _recount(transcript, entry)
     return transcript
@@ -264,6 +285,8 @@ def _recount(transcript: Transcript, entry: Recorded) -> None:
         case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens, bound=bound):
             transcript.asked(prompt_tokens, max_tokens, Bound(bound))
             tries.made += 1
+        case TaskRetried():
+            transcript.retried()
         case AttemptFailed(decision="retry", duration_s=duration_s):
             tries.failures += 1
             if tries.failing_since_us is None:

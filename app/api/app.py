@@ -8,7 +8,19 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
-from app.api import events, health, ledger, models, problems, quotes, sessions, spec, tasks, usage
+from app.api import (
+    events,
+    health,
+    ledger,
+    models,
+    problems,
+    quotes,
+    retry,
+    sessions,
+    spec,
+    tasks,
+    usage,
+)
 
 DESCRIPTION = """\
 Runs Claude agents for other programs: `POST /tasks` puts a task into a durable queue, workers run the agent
@@ -17,7 +29,7 @@ loop, and every dollar is reserved before it is spent.
 Amounts are JSON numbers in USD (`*_usd`), exact to the nano-dollar. Errors are RFC 9457 problems: branch on
 `type`. A spent budget is a 402, never a 429: do not retry it.
 """
-_MODULES = (tasks, sessions, events, ledger, usage, models, quotes, health)
+_MODULES = (tasks, retry, sessions, events, ledger, usage, models, quotes, health)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 

@@ -9,7 +9,8 @@ from fastapi import Response
 from app.api.submit import Submission
 from app.domain.clock import US_PER_S, rfc3339
 from app.domain.money import usd_from_nano
-from app.domain.task import Routing, TaskSpec, TaskStatus
+from app.domain.task import Outcome, Routing, TaskSpec, TaskStatus
+from app.queue.retrying import needs
 from app.queue.verbs import spec_of
 from app.store.port import Row
 
@@ -36,6 +37,7 @@ def accepted_task(submission: Submission, at_us: int, *, simulated: bool) -> dic
         result=None,
         partial=False,
         error=None,
+        retry=None,
         paused=None,
         steps=0,
         runs=0,
@@ -61,6 +63,7 @@ def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[st
         result=_loads(row["result_json"]),
         partial=bool(row["result_partial"]),
         error=_loads(row["error_json"]),
+        retry=_retry(row),
         paused=_paused(row["paused_json"]),
         steps=row["step_count"],
         runs=row["run_count"],
@@ -196,6 +199,7 @@ def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[
             "self": own,
             "events": f"{own}/events",
             "cancel": f"{own}/cancel",
+            "retry": f"{own}/retry",
             "budget": f"{own}/budget",
             "ledger": f"{own}/ledger",
             "session": f"/sessions/{session_id}",
@@ -222,6 +226,15 @@ def _used(used: Row | Mapping[str, int]) -> dict[str, Any]:
             for kind in ("confirmed", "estimated", "presumed")
         },
     }
+
+
+def _retry(row: Row) -> dict[str, Any] | None:
+    if row["status"] != TaskStatus.FAILED or row["erased_at_us"] is not None:
+        return None
+    needed, advice = needs(
+        Outcome(row["outcome"]), row["step_count"], spec_of(row["spec"]).max_steps
+    )
+    return {"needs": needed, "advice": advice}
 
 
 def _paused(text: str | None) -> dict[str, Any] | None:

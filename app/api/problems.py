@@ -20,6 +20,7 @@ from app.domain.errors import (
     StoreFull,
     SubmissionRefused,
     TaskFinished,
+    TaskNotFailed,
     TaskUnfinished,
     Unauthorized,
 )
@@ -132,6 +133,18 @@ def _unfinished(error: TaskUnfinished) -> Response:
     )
 
 
+def _not_failed(error: TaskNotFailed) -> Response:
+    return problem(
+        409,
+        "task-erased" if error.erased else "task-not-failed",
+        "The task cannot be retried.",
+        str(error),
+        task_id=error.task_id,
+        task_status=error.status,
+        outcome=error.outcome,
+    )
+
+
 def _budget(error: BudgetExhausted) -> Response:
     return problem(
         402,
@@ -227,6 +240,7 @@ _HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     NotFound: _not_found,
     TaskFinished: _finished,
     TaskUnfinished: _unfinished,
+    TaskNotFailed: _not_failed,
     BudgetExhausted: _budget,
     QueueFull: _queue_full,
     Stopping: _stopping,

@@ -195,6 +195,24 @@ class BudgetIn(Body):
     budget_usd: Usd = Field(description="The most it may cost.")
 
 
+class RetryIn(Body):
+    """What the next run may; what is not named stays as it was."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"max_steps": 20}]})
+
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        strict=True,
+        description="Model calls in all, at most, those that were made included.",
+    )
+    budget_usd: Usd | None = Field(None, description="The most this task may cost in all.")
+    deadline_s: Seconds | None = Field(
+        None, description="Seconds from now until the task is given up."
+    )
+
+
 class Tokens(BaseModel):
     """Tokens by meter."""
 
@@ -233,6 +251,15 @@ class TaskErrorOut(BaseModel):
     message: str
 
 
+class RetryOut(BaseModel):
+    """What a retry of a failed task needs to get further than it did."""
+
+    needs: list[str] = Field(
+        description="`max_steps`: a higher one, or it is refused. `budget`: more money where it is spent."
+    )
+    advice: str = Field(description="The same in words.")
+
+
 class TaskOut(BaseModel):
     """A task and how it stands."""
 
@@ -248,6 +275,7 @@ class TaskOut(BaseModel):
         description="The result is what there was when the task failed, not an answer."
     )
     error: TaskErrorOut | None
+    retry: RetryOut | None = Field(description="Set for a failed task that can be retried.")
     paused: PausedOut | None = Field(description="Set exactly when the status is `paused`.")
     task: str | None = Field(description="What was asked; unset once it is erased.")
     complexity: Complexity

@@ -44,7 +44,7 @@ _UNAUTHORIZED = {
     "headers": {"WWW-Authenticate": {"schema": {"type": "string", "const": "Bearer"}}},
     "content": _PROBLEM,
 }
-_WAITING = {"create_task", "get_task"}
+_WAITING = {"create_task", "get_task", "retry_task"}
 
 
 def install(app: FastAPI, routes: Iterable[BaseRoute]) -> None:
@@ -71,6 +71,9 @@ def _complete(spec: dict[str, Any], guarded: set[str]) -> None:
             if operation["operationId"] in _WAITING:
                 others = [p for p in operation.get("parameters", []) if p["name"] != "prefer"]
                 operation["parameters"] = [*others, _PREFER]
+    optional = spec["paths"]["/tasks/{task_id}/retry"]["post"]["requestBody"]
+    body = optional["content"]["application/json"]  # it may be missing, but it is never `null`
+    body["schema"] = body["schema"]["anyOf"][0]
     submit = spec["paths"]["/tasks"]["post"]
     submit["parameters"].append(_KEY)
     for status in ("200", "202"):

@@ -41,15 +41,22 @@ class StrictRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         takes_body = self.body_field is not None
+        may_lack = self.body_field is not None and not self.body_field.field_info.is_required()
 
         async def strictly(request: Request) -> Response:
-            if takes_body:
+            if takes_body and not (may_lack and _empty(request)):
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 if kind != "application/json":
                     raise HTTPException(415, "Send the body with 'content-type: application/json'.")
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strictly
+
+
+def _empty(request: Request) -> bool:
+    """Whether the request says that it brings no body."""
+    length = request.headers.get("content-length", "0")
+    return length == "0" and "transfer-encoding" not in request.headers
 
 
 def parse(body: bytes) -> Any:

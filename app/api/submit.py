@@ -63,7 +63,7 @@ async def prepare(services: Services, who: Principal, body: TaskIn) -> Submissio
 def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent) -> Submission:
     defaults = services.defaults
     chosen = choose(defaults, body)
-    _check_tools(services, body.tools)
+    check_tools(services, body.tools)
     now_us = services.clock.now_us()
     session_id = parent.session_id or body.session_id or new_id("sess", now_us)
     budget = body.budget_usd
@@ -91,10 +91,10 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         run_at_us=run_at_of(body.run_at, now_us),
     )
     subject = Subject(new_id("task", now_us), session_id, who.owner)
-    minimal_nano = _minimal_nano(services, spec)
+    least_nano = minimal_nano(services, spec)
     if chosen.decision is not None:
         spec = replace(spec, routing=routing_of(services, spec, chosen.decision))
-    return Submission(subject, spec, body.priority, minimal_nano)
+    return Submission(subject, spec, body.priority, least_nano)
 
 
 def run_at_of(run_at: datetime | None, now_us: int) -> int | None:
@@ -114,7 +114,12 @@ def run_at_of(run_at: datetime | None, now_us: int) -> int | None:
     return at_us
 
 
-def _check_tools(services: Services, names: tuple[str, ...]) -> None:
+def check_tools(services: Services, names: tuple[str, ...]) -> None:
+    """Make sure that every tool is there.
+
+    Raises:
+        SubmissionRefused: one is not, or is named twice.
+    """
     known = services.tools.names()
     for name in names:
         if name not in known and name.startswith(SERVER_TOOLS):
@@ -127,7 +132,7 @@ def _check_tools(services: Services, names: tuple[str, ...]) -> None:
         raise SubmissionRefused("tools", "A tool is named twice.")
 
 
-def _minimal_nano(services: Services, spec: TaskSpec) -> int:
+def minimal_nano(services: Services, spec: TaskSpec) -> int:
     """The price of the smallest useful call; of a task that may be downgraded, by the cheapest model it can get."""
     tools = services.tools.definitions(spec.tools)
     try:

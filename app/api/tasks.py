@@ -17,7 +17,7 @@ from app.budget.keys import Principal
 from app.budget.scopes import task_scope
 from app.domain.errors import BudgetExhausted, BursarError, NotFound, TaskFinished
 from app.domain.money import nano_from_usd
-from app.domain.task import Subject, TaskStatus
+from app.domain.task import Outcome, Subject, TaskStatus
 from app.journal.events import TaskBudgetSet
 from app.journal.journal import append
 from app.queue import verbs
@@ -29,10 +29,10 @@ POLL_AFTER_S = "1"
 RESUME_LIMIT = 256
 """Paused tasks that are resumed at once; the queue takes care of the rest within a second."""
 PAGE_LIMIT = 200
-_NOT_FOUND: dict[int | str, dict[str, Any]] = {
+NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such task."}
 }
-_REFUSALS: dict[int | str, dict[str, Any]] = {
+REFUSALS: dict[int | str, dict[str, Any]] = {
     402: {"model": Problem, "description": "A budget is spent: `scope` and `scope_id` say which."},
     422: {"model": Problem, "description": "A field cannot be accepted."},
     429: {
@@ -50,7 +50,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     response_model=TaskOut,
     responses={
         200: {"model": TaskOut, "description": "It ended within `Prefer: wait=N`."},
-        **_REFUSALS,
+        **REFUSALS,
     },
     summary="Submit a task",
 )
@@ -64,9 +64,7 @@ async def create_task(request: Request, body: TaskIn) -> Response:
     key = key_of(request, who, body)
     if key is not None:
         known = await services.store.read(lambda tx: answered(tx, key))
-        if (
-            known is not None
-        ):  # also when the queue is full, the budget spent, or the service stopping
+        if known is not None:  # also when the queue is full, or the service stopping
             return await _again(services, who, known, wished_wait_s(request))
     try:
         submission, at_us = await _accept(services, who, body, key)
@@ -79,7 +77,7 @@ async def create_task(request: Request, body: TaskIn) -> Response:
         return await _again(services, who, known, wished_wait_s(request))
     wait_s, task_id = wished_wait_s(request), submission.subject.task_id
     if wait_s:
-        return await _waited(services, who, task_id, wait_s, {})
+        return await waited(services, who, task_id, wait_s, {})
     task = present.accepted_task(submission, at_us, simulated=services.simulated)
     return present.json(task, 202, _accepted(task_id))
 
@@ -103,14 +101,15 @@ async def _accept(
 async def _again(services: Services, who: Principal, known: Answer, wait_s: int) -> Response:
     """The first answer; or, where a wait is wished for, how the task stands after it."""
     if wait_s or known.body is None:
-        return await _waited(services, who, known.task_id, wait_s, REPLAYED)
+        return await waited(services, who, known.task_id, wait_s, REPLAYED)
     headers = {**known.headers, **REPLAYED}
     return Response(known.body, known.status, headers, "application/json")
 
 
-async def _waited(
+async def waited(
     services: Services, who: Principal, task_id: str, wait_s: int, headers: dict[str, str]
 ) -> Response:
+    """202, or 200 at its end, which is waited for so many seconds."""
     task = await await_end(services, who, task_id, wait_s)
     headers = {"Location": f"/tasks/{task_id}", **headers}
     if wait_s:
@@ -127,7 +126,7 @@ def _accepted(task_id: str) -> dict[str, str]:
 @router.get(
     "/tasks/{task_id}",
     response_model=TaskOut,
-    responses=_NOT_FOUND,
+    responses=NOT_FOUND,
     summary="Look at a task",
 )
 async def get_task(request: Request, task_id: str) -> Response:
@@ -144,14 +143,22 @@ async def get_task(request: Request, task_id: str) -> Response:
 async def list_tasks(
     request: Request,
     status: Annotated[TaskStatus | None, Query()] = None,
+    outcome: Annotated[Outcome | None, Query()] = None,
     session_id: Annotated[str | None, Query(pattern=SESSION_ID)] = None,
     cursor: Annotated[str | None, Query(max_length=200)] = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 50,
 ) -> Response:
-    """Newest first."""
+    """Newest first. `status=failed` is what may need a hand: each says why, and what a retry needs."""
     services, who = await principal(request)
     before_us, before_id = position(cursor)
-    names = [n for n, v in (("session", session_id), ("status", status)) if v is not None]
+    if outcome is not None and status not in (None, outcome.status):
+        return present.json({"tasks": [], "next_cursor": None})
+    filters = (
+        ("session", session_id),
+        ("outcome", outcome),
+        ("status", None if outcome else status),
+    )
+    names = [name for name, value in filters if value is not None]
     query = "list_tasks" + ("_by_" + "_and_".join(names) if names else "")
 
     def op(tx: Tx) -> list[dict[str, Any]]:
@@ -159,6 +166,7 @@ async def list_tasks(
             query,
             owner=who.owner,
             status=status,
+            outcome=outcome,
             session_id=session_id,
             before_us=before_us,
             before_id=before_id,
@@ -188,7 +196,7 @@ async def list_tasks(
     status_code=202,
     response_model=TaskOut,
     responses={
-        **_NOT_FOUND,
+        **NOT_FOUND,
         200: {"model": TaskOut, "description": "It was waiting, and is cancelled."},
         409: {"model": Problem, "description": "It has ended already; `task_status` says how."},
     },
@@ -207,7 +215,7 @@ async def cancel_task(request: Request, task_id: str) -> Response:
     status_code=204,
     response_class=Response,
     responses={
-        **_NOT_FOUND,
+        **NOT_FOUND,
         409: {
             "model": Problem,
             "description": "It has not ended; `task_status` says how it stands.",
@@ -229,7 +237,7 @@ async def delete_task(request: Request, task_id: str) -> Response:
     "/tasks/{task_id}/budget",
     response_model=TaskOut,
     responses={
-        **_NOT_FOUND,
+        **NOT_FOUND,
         409: {"model": Problem, "description": "It has ended, and has no sub-tasks."},
     },
     summary="Set a task's budget",

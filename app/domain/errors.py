@@ -5,6 +5,7 @@ BursarError
   + NotFound              no such task or session for this owner
   + TaskFinished          asked to change a task that has ended
   + TaskUnfinished        asked for what only a task that has ended allows
+  + TaskNotFailed         asked to retry a task that has not failed
   + QueueFull             the queue's bound is reached
   + Stopping              the service takes no new work
   + SubmissionRefused     a submission that can never run (unknown model, unknown tool, …)
@@ -55,6 +56,20 @@ class TaskUnfinished(BursarError):  # noqa: N818
         super().__init__(f"Task {task_id} has not ended: it is {status}. Cancel it first.")
         self.task_id = task_id
         self.status = status
+
+
+class TaskNotFailed(BursarError):  # noqa: N818
+    """Asked to retry a task that has not failed, or of which nothing is left."""
+
+    def __init__(
+        self, task_id: str, status: str, outcome: str | None, *, erased: bool = False
+    ) -> None:
+        how = "its content was erased" if erased else f"it is {status}"
+        super().__init__(f"Only a failed task can be retried; of task {task_id}: {how}.")
+        self.task_id = task_id
+        self.status = status
+        self.outcome = outcome
+        self.erased = erased
 
 
 class QueueFull(BursarError):  # noqa: N818

@@ -127,7 +127,7 @@ class Routing:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """What was submitted, with the service's defaults filled in. Never changes."""
+    """What was submitted, with the service's defaults filled in. Only a retry changes it, and only its bounds."""
 
     text: str
     complexity: Complexity

@@ -249,6 +249,18 @@ class TaskResumed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskRetried(Event):
+    """Somebody asked for another run of a failed task; it waits its turn again, and goes on from its last good step."""
+
+    name: ClassVar[str] = "task_retried"
+    outcome: str
+    """How it had failed."""
+    steps: int
+    max_steps: int
+    deadline_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class AttemptPresumed(Event):
     """A crash or an interruption lost the answer of an attempt: its reservation counts as spent."""
 
@@ -301,7 +313,7 @@ class CancelRequested(Event):
 
 @dataclass(frozen=True, slots=True)
 class TaskFinished(Event):
-    """The task has ended; nothing follows."""
+    """The task has ended; nothing follows but a retry of one that failed, and an erasure."""
 
     name: ClassVar[str] = "task_finished"
     quoting: ClassVar[tuple[str, ...]] = ("error_message",)
@@ -359,6 +371,7 @@ EVENTS: dict[str, type[Event]] = {
         BudgetFinalizing,
         TaskPaused,
         TaskResumed,
+        TaskRetried,
         AttemptPresumed,
         ToolStarted,
         ToolFinished,

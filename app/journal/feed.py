@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from app.domain.task import Subject
 from app.journal.events import TaskErased, TaskFinished
 from app.journal.hints import Hint
-from app.journal.journal import Recorded, read
+from app.journal.journal import PAGE_LIMIT, Recorded, read
 from app.store.port import Store
 
 View = Callable[[Recorded], None]
@@ -56,20 +56,25 @@ class Feed:
     async def follow(
         self, store: Store, subject: Subject, *, after: int = 0, idle_s: float = 15.0
     ) -> AsyncIterator[list[Recorded]]:
-        """Pages of entries after number `after`, as they come, until the task has ended or `stop`.
+        """Pages of entries after number `after`, as they come, until `stop`, or the end of the task.
+
+        A task that failed may have been retried: the end is the one after which nothing comes.
 
         An empty page says that nothing happened for `idle_s` seconds.
         """
         with self.watch(subject.task_id) as woken:
-            idle_at_s = _now_s() + idle_s
+            idle_at_s, ended = _now_s() + idle_s, False
             while not self._stopping:
                 woken.clear()
                 page = await self._page(store, subject, after)
                 if page:
                     after = page[-1].seq
                     yield page
-                    if isinstance(page[-1].event, TaskFinished | TaskErased):
+                    ended = isinstance(page[-1].event, TaskFinished | TaskErased)
+                    if ended and len(page) < PAGE_LIMIT:  # else a retry may follow it
                         return
+                elif ended:
+                    return
                 elif await self.woken(woken, max(idle_at_s - _now_s(), 0)):
                     continue
                 else:

@@ -16,6 +16,7 @@ from app.journal.events import (
     TaskPaused,
     TaskRequeued,
     TaskResumed,
+    TaskRetried,
 )
 from app.journal.journal import Recorded
 from app.queue import verbs
@@ -90,9 +91,10 @@ class EmbeddedQueue:
         """Keep count of who waits, and wake the dispatcher for who came."""
         task_id = entry.subject.task_id
         match entry.event:
-            case TaskAccepted(run_at_us=run_at_us):
+            case TaskAccepted() | TaskRetried() as came:
                 self._waiting.add(task_id)
-                self._wake_at(run_at_us or 0)
+                later_us = came.run_at_us if isinstance(came, TaskAccepted) else None
+                self._wake_at(later_us or 0)
             case TaskRequeued(available_at_us=available_at_us):
                 self._waiting.add(task_id)
                 self._wake_at(available_at_us)

@@ -28,6 +28,17 @@ def crowd(name: str, now_us: int, **given: object) -> Use:
 
 
 SESSION = {"owner": "o", "session_id": "crowd"}
+PAGE = {"owner": "o", "before_us": 2**62, "before_id": "", "limit": 10}
+IN_CROWD = {"session_id": "crowd", "outcome": "deadline"}
+RETRY = {
+    "id": "urgent",
+    "owner": "o",
+    "spec": "{}",
+    "now_us": 4_000,
+    "rank_us": 4_000,
+    "deadline_at_us": 5_000,
+}
+AGAIN = {"id": "urgent", "worker": "w", "now_us": 4_000}
 TURNS_STORY = (
     crowd("later", 1_000, due_at_us=2_000, rank_us=2_000, held_by="time"),
     finds("queue_state", 1, {"depth": 1, "oldest_at_us": None}),
@@ -69,7 +80,31 @@ TURNS_STORY = (
     changes("release_next", 0, id="none"),
     changes("release_next", 2, id="urgent"),
     finds("claimable_tasks", 2, {"id": "later"}, limit=9),
-    finds("count_tasks", 1, {}),
+    finds(
+        "finish_task",
+        1,
+        {"due_at_us": 1_500},
+        id="urgent",
+        run=1,
+        status="failed",
+        outcome="deadline",
+        now_us=3_000,
+        result_json='"x"',
+        result_partial=1,
+        error_json="{}",
+    ),
+    changes(
+        "open_account", 1, scope="task", id="urgent", owner="o", limit_nano=9, warn_at_nano=None
+    ),
+    finds("list_tasks_by_outcome", 1, {"id": "urgent"}, **PAGE, outcome="deadline"),
+    finds("list_tasks_by_outcome", 0, None, **PAGE, outcome="refused"),
+    finds("list_tasks_by_session_and_outcome", 1, {"id": "urgent"}, **PAGE, **IN_CROWD),
+    finds("list_tasks_by_session_and_outcome", 0, None, **PAGE, **{**IN_CROWD, "session_id": "x"}),
+    changes("retry_task", 0, **{**RETRY, "owner": "stranger"}),
+    changes("retry_task", 1, **RETRY),
+    changes("retry_task", 0, **RETRY),
+    finds("list_tasks_by_outcome", 0, None, **PAGE, outcome="deadline"),
+    finds("claim_task", 1, {"run_count": 2, "deadline_at_us": 5_000, "error_json": None}, **AGAIN),
     finds("schema_version", 1, {}),
     finds("any_limited_key", 0, None),
     finds("concurrency_of_key", 0, None, id="k"),

@@ -61,6 +61,20 @@ UPDATE tasks SET held_by = NULL WHERE id IN (
     SELECT id FROM tasks WHERE status = 'queued' AND held_by = 'time' AND available_at_us <= :now_us
     ORDER BY available_at_us LIMIT :limit);
 
+-- name: list_tasks_by_outcome
+SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
+FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
+WHERE t.owner = :owner AND t.outcome = :outcome
+  AND (t.created_at_us, t.id) < (:before_us, :before_id)
+ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
+
+-- name: list_tasks_by_session_and_outcome
+SELECT t.*, a.limit_nano, a.spent_nano + a.surplus_nano AS spent_nano, a.reserved_nano
+FROM tasks AS t JOIN accounts AS a ON a.scope = 'task' AND a.id = t.id
+WHERE t.owner = :owner AND t.session_id = :session_id AND t.outcome = :outcome
+  AND (t.created_at_us, t.id) < (:before_us, :before_id)
+ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
+
 -- name: claim_tasks
 -- Whose turn in a budget's line has come goes first: those behind it cannot pass. Then by rank. The run count
 -- is the fencing token: it only grows.
@@ -190,6 +204,12 @@ UPDATE tasks SET status = :status, outcome = :outcome, finished_at_us = :now_us,
     paused_json = NULL, result_json = :result_json, result_partial = :result_partial, error_json = :error_json
 WHERE id = :id AND run_count = :run AND status IN ('queued', 'running', 'paused', 'cancelling')
 RETURNING step_count, due_at_us;
+
+-- name: retry_task
+UPDATE tasks SET status = 'queued', outcome = NULL, finished_at_us = NULL, result_json = NULL, result_partial = 0,
+    error_json = NULL, spec = :spec, available_at_us = :now_us, due_at_us = :now_us, rank_us = :rank_us,
+    held_by = NULL, turn_called = 0, crash_count = 0, deadline_at_us = :deadline_at_us
+WHERE id = :id AND owner = :owner AND status = 'failed' AND erased_at_us IS NULL;
 
 -- name: request_cancel
 UPDATE tasks SET status = 'cancelling' WHERE id = :id AND owner = :owner AND status = 'running';

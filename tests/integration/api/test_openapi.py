@@ -31,6 +31,7 @@ ENDPOINTS = {
     ("get", "/usage"),
     ("put", "/sessions/{session_id}/budget"),
     ("put", "/tasks/{task_id}/budget"),
+    ("post", "/tasks/{task_id}/retry"),
     ("get", "/models"),
     ("post", "/quotes"),
     ("get", "/healthz"),
@@ -78,7 +79,7 @@ def test_parameters_stand_once() -> None:
         named = [(p["in"], p["name"].lower()) for p in operation.get("parameters", [])]
         assert len(set(named)) == len(named), (method, path)
         prefer += ("header", "prefer") in named
-    assert prefer == 2, "POST /tasks and GET /tasks/{task_id} describe the header"
+    assert prefer == 3, "POST /tasks, GET /tasks/{task_id} and its retry describe the header"
 
 
 def test_operation_ids() -> None:
@@ -109,6 +110,9 @@ def test_references_exist() -> None:
 @pytest.mark.parametrize(("method", "path", "example"), _examples())
 async def test_examples(bursar: Running, method: str, path: str, example: Any) -> None:
     """Every example of a request works as printed, and a task of an example gets its answer."""
+    if path.endswith("/retry"):
+        bursar.script({"kind": "spend_cap"})
+        path = path.replace("{task_id}", (await bursar.run())["id"])
     if "{task_id}" in path:
         bursar.script({"kind": "latency", "delay_s": 0.5})
         path = path.replace("{task_id}", (await bursar.submit())["id"])

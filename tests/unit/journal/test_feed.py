@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from app.domain.task import Subject
-from app.journal.events import CancelRequested, Event, TaskClaimed, TaskFinished
+from app.journal.events import CancelRequested, Event, TaskClaimed, TaskFinished, TaskRetried
 from app.journal.feed import Feed
 from app.journal.hints import ANYTHING, Hint
-from app.journal.journal import Recorded, append
+from app.journal.journal import PAGE_LIMIT, Recorded, append
 from tests.support.clock import yielded
 
 SUBJECT = Subject("t", "s")
@@ -23,6 +23,9 @@ END = TaskFinished(
     result_bytes=1,
     duration_s=1.0,
 )
+
+
+RETRIED = TaskRetried(outcome="max_steps", steps=1, max_steps=2, deadline_at_us=0)
 
 
 def recorded(number: int, subject: Subject = SUBJECT) -> Recorded:
@@ -217,3 +220,21 @@ async def test_hints_about_others_do_not_delay_the_sign_of_life(store):
         assert await anext(pages) == []
     waking.cancel()
     feed.stop()
+
+
+async def test_a_retry_goes_on_in_the_same_stream(store):
+    """The end of a run that was retried is not the end: the stream ends with the one after which nothing comes."""
+    feed = Feed()
+    await written(store, CancelRequested(), END, RETRIED, CancelRequested(), END)
+    seen = [entry.seq async for page in feed.follow(store, SUBJECT) for entry in page]
+    assert seen == [1, 2, 3, 4, 5]
+
+
+async def test_an_end_at_the_edge_of_a_page(store):
+    """A page that is full may end with an end that is none; and one that is, ends the stream."""
+    feed = Feed()
+    for end_at in (PAGE_LIMIT, 2 * PAGE_LIMIT):
+        await written(store, *[CancelRequested()] * (PAGE_LIMIT - 2), RETRIED, END)
+        async with asyncio.timeout(20):
+            seen = [entry.seq async for page in feed.follow(store, SUBJECT) for entry in page]
+        assert seen == list(range(1, end_at + 1))
