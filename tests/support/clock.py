@@ -43,12 +43,19 @@ class FakeClock:
 
 
 class ShiftedClock(SystemClock):
-    """The machine's clock, some time ahead of it."""
+    """The machine's clock, as far ahead of it as the test says. For whole services, whose heartbeats never rest."""
 
     ahead_s = 0.0
 
+    def move(self, duration_s: float) -> None:
+        """Let `duration_s` seconds pass at once."""
+        self.ahead_s += duration_s
+
     def now_us(self) -> int:
         return super().now_us() + int(self.ahead_s * US_PER_S)
+
+    def monotonic_s(self) -> float:
+        return super().monotonic_s() + self.ahead_s
 
 
 async def yielded(times: int = 1) -> None:

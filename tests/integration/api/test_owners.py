@@ -13,7 +13,7 @@ import pytest
 
 from app.api.gate import REMEMBERED_S
 from app.domain.task import LOCAL_OWNER
-from tests.support.clock import FakeClock, yielded
+from tests.support.clock import ShiftedClock, yielded
 from tests.support.contract import FILE
 from tests.support.keys import come_as, made_key, revoked
 from tests.support.loglines import LineChecker
@@ -81,9 +81,9 @@ async def town(bursar: Running) -> Town:
 
 
 @pytest.fixture
-async def timed(tmp_path: Path) -> AsyncIterator[tuple[Running, FakeClock]]:
+async def timed(tmp_path: Path) -> AsyncIterator[tuple[Running, ShiftedClock]]:
     """A service whose time the test owns."""
-    clock = FakeClock()
+    clock = ShiftedClock()
     async with started(tmp_path, clock=clock) as running:
         yield running, clock
 
@@ -260,7 +260,7 @@ class TestDoor:
         assert set(SPEC["paths"]) - guarded == {"/healthz", "/readyz", "/metrics"}
         assert SPEC["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
 
-    async def test_revoked(self, timed: tuple[Running, FakeClock]) -> None:
+    async def test_revoked(self, timed: tuple[Running, ShiftedClock]) -> None:
         """A second later at the latest; tasks that run go on, and the last key leaves the door closed."""
         bursar, clock = timed
         key_id, text = await made_key(bursar, "a")
@@ -289,7 +289,7 @@ class TestDoor:
         come_as(bursar, text)
         assert len((await _get(bursar, "/tasks"))["tasks"]) == 2
 
-    async def test_the_first_key_closes_the_door(self, timed: tuple[Running, FakeClock]) -> None:
+    async def test_the_first_key_closes_the_door(self, timed: tuple[Running, ShiftedClock]) -> None:
         """Who came without a key is asked for one, a second later at the latest."""
         bursar, clock = timed
         task = await bursar.submit()
