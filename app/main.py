@@ -11,6 +11,7 @@ from typing import Protocol
 from fastapi import FastAPI
 
 from app import __version__
+from app.agent.escalation import Ladder
 from app.agent.job import HistoryLimits
 from app.agent.loop import AgentLoop
 from app.agent.quote import QuoteLimits
@@ -31,7 +32,7 @@ from app.llm.catalog import retiring
 from app.llm.pricing import PriceBook
 from app.llm.provider import Provider
 from app.llm.retry import RetryLimits
-from app.llm.router import cheaper
+from app.llm.router import Tiers
 from app.llm.routing.decide import Thresholds
 from app.llm.routing.score import shipped
 from app.observe.logs import Redactor
@@ -281,6 +282,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
     """What thinks, and how it asks a model."""
     retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
     limits = CallLimits(settings.call_timeout_s, settings.park_after_s, retry)
+    tiers = Tiers(settings.routes, prices, lambda: today(clock))
     drain, redactor = Drain(), Redactor(settings.secrets())
     caller = Caller(
         store,
@@ -303,7 +305,8 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
             timeout_limit_s=settings.tool_timeout_s,
         ),
         stream_above_tokens=settings.stream_above_tokens,
-        cheaper=_cheaper(settings, prices, clock),
+        cheaper=tiers.cheaper,
+        ladder=Ladder(tiers.stronger, tiers.row, settings.escalation_limit),
         drain=drain,
         redactor=redactor,
         history_limits=HistoryLimits(settings.task_event_limit, settings.task_history_limit_bytes),
@@ -340,16 +343,6 @@ def service_limits(settings: Settings) -> ServiceLimits:
         nano(settings.service_budget_usd),
         settings.budget_warning_percent,
     )
-
-
-def _cheaper(settings: Settings, prices: PriceBook, clock: Clock) -> Callable[[str], str | None]:
-    """How a task is downgraded: to the next of the routes, by what a token in and a token out cost."""
-
-    def price(model: str) -> int:
-        rates = prices.row(model, today(clock)).rates
-        return rates.input + rates.output
-
-    return lambda model: cheaper(model, settings.routes, price)
 
 
 def _defaults(settings: Settings) -> Defaults:

@@ -116,6 +116,12 @@ class Settings(BaseSettings):
     auto_complex_score: float = Field(
         0.80, ge=0, le=1, description="From this score on the router takes a task for complex."
     )
+    escalation_limit: int = Field(
+        2,
+        ge=0,
+        le=5,
+        description="How often a task may go up to a dearer route, where it may at all.",
+    )
 
     # Budgets and bounds of a task
     task_budget_usd: Usd = Field(

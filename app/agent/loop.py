@@ -3,15 +3,16 @@
 import asyncio
 from dataclasses import dataclass, replace
 
+from app.agent.escalation import NO_LADDER, Ladder, given_up
 from app.agent.job import HistoryLimits, Job, with_partial
 from app.agent.spent import Cheaper, Fits, SpentBudget, no_cheaper
 from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT, Transcript
-from app.agent.verdict import Finish, RunTools, Verdict, judge
+from app.agent.verdict import AskAgain, Finish, RunTools, Verdict, judge
 from app.budget.ledger import Settled
 from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.task import Bound, BudgetPolicy, Claim, Conclusion, Outcome, TaskError
-from app.journal.events import ToolFinished, ToolStarted
+from app.journal.events import ModelEscalated, ToolFinished, ToolStarted
 from app.journal.journal import append, fence, may_start
 from app.llm.answers import ToolUse, to_json
 from app.llm.call import Call, CallFailed, Drain, Parked
@@ -33,6 +34,8 @@ class _Recorded:
     verdict: Verdict
     job: Job
     step: int
+    escalated: ModelEscalated | None = None
+    """The step up that follows instead."""
 
     @property
     def name(self) -> str:
@@ -47,6 +50,8 @@ class _Recorded:
             case RunTools(uses=uses) if may_start(tx, self.job.claim.subject):
                 for use in uses:
                     append(tx, self.job.claim.subject, _started(use, self.step))
+            case _ if self.escalated is not None and may_start(tx, self.job.claim.subject):
+                append(tx, self.job.claim.subject, self.escalated)
             case _:
                 pass
 
@@ -69,12 +74,14 @@ class AgentLoop:
         tool_limits: ToolLimits,
         stream_above_tokens: int,
         cheaper: Cheaper = no_cheaper,
+        ladder: Ladder = NO_LADDER,
         drain: Drain | None = None,
         redactor: Redactor | None = None,
         history_limits: HistoryLimits | None = None,
     ) -> None:
         self._store = store
         self._spent = SpentBudget(store, clock, cheaper)
+        self._ladder = ladder
         self._caller = caller
         self._tools = tools
         self._clock = clock
@@ -112,7 +119,9 @@ class AgentLoop:
             try:
                 move, settled = await self._step(job, definitions)
             except BudgetExhausted as error:
-                end = await self._spent.decide(job, error, self._fits(job, definitions, error))
+                end = given_up(job, error) or await self._spent.decide(
+                    job, error, self._fits(job, definitions, error)
+                )
                 if end is not None:
                     return end
                 continue
@@ -137,10 +146,16 @@ class AgentLoop:
 
         def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
             transcript.asked(call.prompt_tokens, asked_tokens, call.bound)
-            return _Recorded(judge(answer, transcript, asked_tokens), job, call.step)
+            verdict = judge(answer, transcript, asked_tokens)
+            up = self._ladder.after(verdict, answer, transcript, asked_tokens, definitions)
+            if up is not None:
+                verdict = AskAgain("escalate")
+            return _Recorded(verdict, job, call.step, up)
 
         answer, move, settled = await self._caller.ask(call, decide)
         transcript.answered(answer, move.name)
+        if move.escalated is not None:
+            transcript.escalate(move.escalated)
         return move, settled
 
     async def _call(

@@ -67,9 +67,9 @@ def worst_nano(
         total += limits.attempts * worst_case_nano(row, facts, prompt, output)
         further = output * _FURTHER_CALLS_FACTOR if spec.tools else 0
         prompt = _grown(prompt + output + results + further, facts)
-        if (
-            spec.downgrade
-        ):  # another model counts from bytes, and an answer may have many for a token
+        # Another model counts from bytes, and an answer may have many for a token. A step up leaves out the
+        # answer it follows; without tools no other one is kept.
+        if spec.downgrade or (spec.escalate and spec.tools):
             prompt = facts.context_window_tokens
     return total
 

@@ -15,6 +15,7 @@ from app.journal.events import (
     BudgetFinalizing,
     ModelAnswered,
     ModelDowngraded,
+    ModelEscalated,
     TaskRetried,
     ToolFinished,
     ToolStarted,
@@ -66,6 +67,12 @@ class Transcript:
     continuations: int = 0
     closing: bool = False
     """The next answer is the last: the budget is spent but for it."""
+    escalations: int = 0
+    """Steps up to a dearer model so far."""
+    escaped_from: str | None = None
+    """Why the latest of them was taken, until the other model has answered."""
+    switched_at: int = 0
+    """How many messages there were when the model that is asked took over."""
     last_text: str = ""
     """The latest text of the model: the partial result if the task fails."""
     pending: list[ToolUse] = field(default_factory=list)
@@ -96,6 +103,7 @@ class Transcript:
     def answered(self, answer: ModelAnswer, move: str) -> None:
         """Take the answer in: what is kept of it follows from the move that was decided on."""
         self.step += 1
+        self.escaped_from = None
         self.tries = Tries()
         self.last_text = text_of(answer) or self.last_text
         self._new_blocks = []
@@ -120,7 +128,9 @@ class Transcript:
             case "enlarge":
                 self.max_tokens = enlarged_max_tokens(self.model, self.max_tokens)
                 self.enlarged = True
-            case _:  # `finish`: nothing is asked any more
+            case (
+                _
+            ):  # `finish`: nothing is asked any more; `escalate`: another model is asked the same
                 pass
 
     def tool_answered(self, call_id: str, content: str, *, is_error: bool) -> None:
@@ -145,6 +155,13 @@ class Transcript:
         self.max_tokens = min(self.max_tokens, facts_of(model).max_output_tokens)
         self.messages = [m for m in map(_without_thinking, self.messages) if m["content"]]
         self._known = self._asked = None
+        self.switched_at = len(self.messages)
+
+    def escalate(self, event: ModelEscalated) -> None:
+        """Let a dearer model answer what this one could not."""
+        self.switch_model(event.to_model)
+        self.escalations += 1
+        self.escaped_from = event.why
 
     def close(self) -> None:
         """Make the next question the last one."""
@@ -165,7 +182,7 @@ class Transcript:
         Not the numbers of its attempts, which are never used twice.
         """
         self.nudged = self.enlarged = False
-        self.continuations = 0
+        self.continuations = self.escalations = 0
         self.tries.failures, self.tries.failing_since_us = 0, None
         if self._open is not None:
             self._known, self._new_blocks = self._open
@@ -271,6 +288,8 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
                 transcript.tool_answered(call_id, content, is_error=is_error)
             case ModelDowngraded(to_model=model):
                 transcript.switch_model(model)
+            case ModelEscalated() as event:
+                transcript.escalate(event)
             case BudgetFinalizing(results_cut=results_cut):
                 transcript.finalizing(results_cut=results_cut, undone=number < latest)
             case _:

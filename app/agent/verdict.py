@@ -36,7 +36,10 @@ class RunTools:
 
 @dataclass(frozen=True, slots=True)
 class AskAgain:
-    """Ask again: `continue` a paused turn, `nudge` after an empty one, `enlarge` after a cut-off one."""
+    """Ask again: `continue` a paused turn, `nudge` after an empty one, `enlarge` after a cut-off one.
+
+    `escalate`: ask another model the same.
+    """
 
     name: str
 

@@ -1,15 +1,17 @@
 """/tasks/{id}/events: the journal in pages, or live as server-sent events."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
 
 from app.api import present
 from app.api.guarded import GuardedRoute
-from app.api.schemas import EventPage, Problem
+from app.api.schemas import Problem
 from app.api.services import Services, principal
 from app.domain.errors import NotFound
 from app.domain.task import Subject, TaskStatus
@@ -21,6 +23,23 @@ router = APIRouter(route_class=GuardedRoute, tags=["tasks"])
 PING_S = 15.0
 _STREAM_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 _SEQ_LIMIT = 2**31 - 1
+
+
+class EventOut(BaseModel):
+    """One journal entry."""
+
+    seq: int = Field(description="1, 2, 3, … per task, without gaps.")
+    type: str
+    at: datetime
+    run: int
+    data: dict[str, Any]
+
+
+class EventPage(BaseModel):
+    """Events of a task, in order."""
+
+    events: list[EventOut]
+    next_after: int = Field(description="Pass it as `after` for what comes next.")
 
 
 @router.get(

@@ -3,17 +3,20 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, HTTPException, Query, Request, Response
+from pydantic import BaseModel, Field
 
 from app.api import present
 from app.api.guarded import GuardedRoute
-from app.api.schemas import LedgerPage, Problem
+from app.api.schemas import Problem, Tokens, UsageOut
 from app.api.services import principal
 from app.api.sessions import SessionId
 from app.domain.errors import NotFound
+from app.domain.task import Bound
 from app.store.port import Row, Tx
 
 router = APIRouter(route_class=GuardedRoute, tags=["ledger"])
@@ -24,6 +27,43 @@ _KEY = ("at_us", "task_id", "step", "attempt", "ended")
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such task or session."}
 }
+
+
+class LedgerLineOut(BaseModel):
+    """One line of the ledger: a reservation, or the settlement or release that ended it."""
+
+    attempt_id: str = Field(description="Names the model attempt: task, step, attempt.")
+    task_id: str
+    step: int
+    attempt: int
+    run: int
+    entry: Literal["reservation", "settlement", "release"]
+    kind: Literal["confirmed", "estimated", "presumed"] | None = Field(
+        description="How sure a settlement is; unset for the other entries."
+    )
+    model: str
+    price_row: str = Field(description="The price it was computed with.")
+    bound: Bound = Field(description="How the reservation was bounded.")
+    key_id: str | None
+    agent: str | None
+    scopes: list[str] = Field(description="Whose budgets it counts on.")
+    amount_usd: float = Field(description="Held, settled within the reservation, or 0.")
+    surplus_usd: float = Field(description="Settled above the reservation: an alarm.")
+    presumed_usd: float | None = Field(
+        description="What it was booked at while the answer was taken for lost; set once that came after all."
+    )
+    tokens: Tokens
+    web_searches: int
+    at: datetime
+    confirmed_at: datetime | None = Field(description="When the late answer came.")
+
+
+class LedgerPage(BaseModel):
+    """Ledger lines, oldest first, and what all lines sum up to."""
+
+    lines: list[LedgerLineOut]
+    totals: UsageOut = Field(description="Sums over all settlements, not only those of this page.")
+    next_cursor: str | None
 
 
 @router.get(

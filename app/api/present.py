@@ -191,6 +191,7 @@ def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[
         "max_tokens": spec.max_tokens,
         "on_budget": spec.on_budget,
         "downgrade": spec.downgrade,
+        "escalate": spec.escalate,
         "bound": spec.bound,
         "parent_id": spec.ancestors[0] if spec.ancestors else None,
         "agent": spec.agent,

@@ -7,6 +7,7 @@ from app.agent.quote import likely_nano, worst_nano
 from app.api.schemas import TaskIn
 from app.api.services import Defaults, Services
 from app.domain.clock import US_PER_S
+from app.domain.errors import SubmissionRefused
 from app.domain.task import Alternative, AskedComplexity, Complexity, Routing, TaskSpec
 from app.journal.events import ModelRouted
 from app.llm.router import route
@@ -38,11 +39,25 @@ def choose(defaults: Defaults, body: TaskIn) -> Chosen:
     return Chosen(decision.complexity, model, decision.reason, decision)
 
 
+def may_escalate(body: TaskIn, chosen: Chosen) -> bool:
+    """What the client says; else what goes with a complexity that the router found.
+
+    Raises:
+        SubmissionRefused: a model is named, and nothing else is to answer.
+    """
+    if body.escalate and body.model is not None:
+        raise SubmissionRefused(
+            "escalate",
+            "A task that names its model is answered by it alone; leave one of them out.",
+        )
+    return chosen.decision is not None if body.escalate is None else body.escalate
+
+
 def routing_of(services: Services, spec: TaskSpec, decision: Decision) -> Routing:
     """The decision as the task keeps it, with what each route would cost by today's prices."""
     today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
     tools = services.tools.definitions(spec.tools)
-    alone = replace(spec, downgrade=False)
+    alone = replace(spec, downgrade=False, escalate=False)
     found = []
     for complexity, model in services.defaults.routes.items():
         row = services.prices.row(model, today)

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -166,6 +166,12 @@ class TaskIn(Body):
         strict=True,
         description="Before that, go on with the next cheaper route that fits.",
     )
+    escalate: bool | None = Field(
+        None,
+        strict=True,
+        description="Go on with the next dearer route where the model refuses, is cut off, says nothing or goes in "
+        "circles. Unset: yes, if the router found the complexity.",
+    )
     bound: Bound = Field(
         Bound.PROVED,
         description="How a call is bounded before it is made; `estimate` reserves less, by the provider's count.",
@@ -293,6 +299,7 @@ class TaskOut(BaseModel):
     max_tokens: int
     on_budget: BudgetPolicy
     downgrade: bool
+    escalate: bool
     bound: Bound
     parent_id: str | None
     agent: str | None
@@ -360,60 +367,6 @@ class SessionUsageOut(UsageOut):
         "Every other number is of the whole session."
     )
     next_cursor: str | None = Field(description="Pass it as `cursor` for older tasks.")
-
-
-class LedgerLineOut(BaseModel):
-    """One line of the ledger: a reservation, or the settlement or release that ended it."""
-
-    attempt_id: str = Field(description="Names the model attempt: task, step, attempt.")
-    task_id: str
-    step: int
-    attempt: int
-    run: int
-    entry: Literal["reservation", "settlement", "release"]
-    kind: Literal["confirmed", "estimated", "presumed"] | None = Field(
-        description="How sure a settlement is; unset for the other entries."
-    )
-    model: str
-    price_row: str = Field(description="The price it was computed with.")
-    bound: Bound = Field(description="How the reservation was bounded.")
-    key_id: str | None
-    agent: str | None
-    scopes: list[str] = Field(description="Whose budgets it counts on.")
-    amount_usd: float = Field(description="Held, settled within the reservation, or 0.")
-    surplus_usd: float = Field(description="Settled above the reservation: an alarm.")
-    presumed_usd: float | None = Field(
-        description="What it was booked at while the answer was taken for lost; set once that came after all."
-    )
-    tokens: Tokens
-    web_searches: int
-    at: datetime
-    confirmed_at: datetime | None = Field(description="When the late answer came.")
-
-
-class LedgerPage(BaseModel):
-    """Ledger lines, oldest first, and what all lines sum up to."""
-
-    lines: list[LedgerLineOut]
-    totals: UsageOut = Field(description="Sums over all settlements, not only those of this page.")
-    next_cursor: str | None
-
-
-class EventOut(BaseModel):
-    """One journal entry."""
-
-    seq: int = Field(description="1, 2, 3, … per task, without gaps.")
-    type: str
-    at: datetime
-    run: int
-    data: dict[str, Any]
-
-
-class EventPage(BaseModel):
-    """Events of a task, in order."""
-
-    events: list[EventOut]
-    next_after: int = Field(description="Pass it as `after` for what comes next.")
 
 
 class Problem(BaseModel):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from app.agent.quote import first_prompt_tokens
 from app.api.parents import NO_PARENT, Parent, check_parent, parent_of
-from app.api.routing import choose, routed, routing_of
+from app.api.routing import choose, may_escalate, routed, routing_of
 from app.api.schemas import TaskIn
 from app.api.services import Services
 from app.budget.accounts import Balance, ServiceLimits, balance, open_account, shared_balances
@@ -23,6 +23,7 @@ from app.llm.bound import worst_case_nano
 from app.llm.models import facts_of
 from app.llm.pricing import PriceRow, UnknownModel
 from app.llm.provider import JsonObject
+from app.llm.router import token_price
 from app.queue import verbs
 from app.store.port import Tx
 
@@ -89,6 +90,7 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         key_id=who.key_id,
         ancestors=parent.ancestors,
         run_at_us=run_at_of(body.run_at, now_us),
+        escalate=may_escalate(body, chosen),
     )
     subject = Subject(new_id("task", now_us), session_id, who.owner)
     least_nano = minimal_nano(services, spec)
@@ -136,7 +138,7 @@ def minimal_nano(services: Services, spec: TaskSpec) -> int:
     """The price of the smallest useful call; of a task that may be downgraded, by the cheapest model it can get."""
     tools = services.tools.definitions(spec.tools)
     try:
-        rows = candidate_rows(services, spec)
+        rows = candidate_rows(services, replace(spec, escalate=False))
     except UnknownModel as error:
         raise SubmissionRefused("model", str(error)) from error
     return min(first_call_nano(spec, row, tools) for row in rows)
@@ -148,9 +150,16 @@ def candidate_rows(services: Services, spec: TaskSpec) -> list[PriceRow]:
     Raises:
         UnknownModel: there is no price for one of them.
     """
-    models = {spec.model, *services.defaults.routes.values()} if spec.downgrade else {spec.model}
     today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
-    return [services.prices.row(model, today) for model in sorted(models)]
+    own = services.prices.row(spec.model, today)
+    routes = [services.prices.row(model, today) for model in services.defaults.routes.values()]
+    found = {
+        row.model: row
+        for row in routes
+        if spec.downgrade or (spec.escalate and token_price(row) > token_price(own))
+    }
+    found[own.model] = own
+    return [found[model] for model in sorted(found)]
 
 
 def first_call_nano(

@@ -158,6 +158,8 @@ class TaskSpec:
     """Not to be started before."""
     routing: Routing | None = None
     """How its complexity was found; None where the client named it."""
+    escalate: bool = False
+    """The next dearer route goes on where the model refuses, is cut off, says nothing or goes in circles."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,7 +155,7 @@ class ModelAnswered(Event):
     model: str
     stop_reason: str | None
     move: str
-    """What follows: `finish`, `run_tools`, `continue`, `nudge` or `enlarge`."""
+    """What follows: `finish`, `run_tools`, `continue`, `nudge`, `enlarge` or `escalate`."""
     input_tokens: int
     output_tokens: int
     cache_read_tokens: int
@@ -208,6 +208,24 @@ class ModelDowngraded(Event):
     to_model: str
     scope: str
     needed_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEscalated(Event):
+    """The model did not get on; the next dearer route goes on from the same question. Its answer is left out."""
+
+    name: ClassVar[str] = "model_escalated"
+    level: ClassVar[int] = WARNING
+    step: int
+    from_model: str
+    to_model: str
+    why: str
+    """`refused`, `truncated`, `empty_answer`, or `stuck`: the same calls with the same results on end."""
+    number: int
+    """1 for the task's first."""
+    prompt_bound_tokens: int
+    next_worst_nano: int
+    """The most that the next call can cost, nothing of it cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +386,7 @@ EVENTS: dict[str, type[Event]] = {
         ReservationExceeded,
         BudgetWarned,
         ModelDowngraded,
+        ModelEscalated,
         BudgetFinalizing,
         TaskPaused,
         TaskResumed,

@@ -56,7 +56,7 @@ class Move(Protocol):
 
     @property
     def name(self) -> str:
-        """`finish`, `run_tools`, `continue`, `nudge` or `enlarge`."""
+        """`finish`, `run_tools`, `continue`, `nudge`, `enlarge` or `escalate`."""
         ...
 
     def write(self, tx: Tx, settled: Settled) -> None:

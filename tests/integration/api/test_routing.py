@@ -44,7 +44,7 @@ async def test_auto_finds_the_complexity(
 
 async def test_what_the_others_would_have_cost(bursar: Running) -> None:
     """Each route with its likely cost and its worst case: in the task, in the event, and in the quote."""
-    body = {"task": PLAIN, "complexity": "auto", "budget_usd": 900}
+    body = {"task": PLAIN, "complexity": "auto", "budget_usd": 900, "escalate": False}
     quote = (await bursar.client.post("/quotes", json=body)).json()
     made = await bursar.submit(PLAIN, complexity="auto", budget_usd=900)
     assert quote["routing"] == made["routing"]
@@ -115,3 +115,69 @@ async def test_an_unknown_complexity_is_refused(bursar: Running) -> None:
     """The four words, and no other."""
     answer = await bursar.client.post("/tasks", json={"task": "x", "complexity": "automatic"})
     assert answer.status_code == 422
+
+
+class TestEscalation:
+    """The next dearer route goes on; the simulator's bill is the judge."""
+
+    async def test_a_refusal_is_taken_up_the_ladder(self, bursar: Running) -> None:
+        """Each route is asked in turn and each step told; the bill, the ledger and the quote agree."""
+        task = PLAIN + ' [[sim {"stop": "refusal_mid"}]]'
+        body = {"task": task, "complexity": "auto", "budget_usd": 900}
+        quote = (await bursar.client.post("/quotes", json=body)).json()
+        made = await bursar.run(task, complexity="auto", budget_usd=900)
+        assert (made["outcome"], made["model"], made["escalate"]) == ("refused", HAIKU, True)
+        asked = [seen.request["model"] for seen in bursar.simulator.log.seen]
+        assert asked == [HAIKU, SONNET, OPUS]
+        told = [e for e in await bursar.events(made["id"]) if e["type"] == "model_escalated"]
+        assert [(e["data"]["to_model"], e["data"]["number"]) for e in told] == [
+            (SONNET, 1),
+            (OPUS, 2),
+        ]
+        assert bursar.simulator.bill.total.nano == round(made["cost_usd"] * 1e9)
+        assert 0 < made["cost_usd"] < quote["worst_case_usd"]
+        assert quote["worst_case_usd"] == quote["routing"]["alternatives"][-1]["worst_case_usd"]
+
+    async def test_truncation_with_a_tight_budget(self, bursar: Running) -> None:
+        """Where the budget does not pay for the next route, the cut text is kept, and the budget holds."""
+        task = 'Go on. [[sim {"answer_tokens": 9000}]]'
+        made = await bursar.run(task, complexity="simple", escalate=True, budget_usd=0.004)
+        assert (made["outcome"], made["partial"]) == ("truncated", True)
+        assert {seen.request["model"] for seen in bursar.simulator.log.seen} == {HAIKU}
+        assert bursar.simulator.bill.total.nano <= 4_000_000
+
+    @pytest.mark.parametrize(
+        ("fields", "escalate"),
+        [
+            ({}, False),
+            ({"complexity": "auto"}, True),
+            ({"complexity": "auto", "escalate": False}, False),
+            ({"complexity": "auto", "model": HAIKU}, False),
+            ({"complexity": "complex", "escalate": True}, True),
+        ],
+    )
+    async def test_who_may_go_up(
+        self, bursar: Running, fields: dict[str, Any], *, escalate: bool
+    ) -> None:
+        """Where the router chose, unless the task says otherwise; elsewhere when the task asks for it."""
+        assert (await bursar.submit(PLAIN, **fields))["escalate"] is escalate
+
+    async def test_a_named_model_is_not_replaced(self, bursar: Running) -> None:
+        """Both wishes at once are refused, by a quote too."""
+        body = {"task": "x", "model": HAIKU, "escalate": True}
+        for path in ("/tasks", "/quotes"):
+            answer = await bursar.client.post(path, json=body)
+            assert answer.status_code == 422
+            assert answer.json()["errors"][0]["field"] == "escalate"
+
+    async def test_a_restart_goes_on_with_the_dearer_model(self, tmp_path: Path) -> None:
+        """Killed in mid question after a step up: the next process asks that model, and no other."""
+        task = PLAIN + ' [[sim {"stop": "refusal"}]]'
+        async with started(tmp_path, escalation_limit=1) as bursar:
+            bursar.script({**HANG, "model": SONNET})
+            made = await bursar.submit(task, complexity="auto")
+            await bursar.saw(made["id"], "model_escalated")
+        async with started(tmp_path, escalation_limit=1) as bursar:
+            ended = await bursar.finished(made["id"])
+            assert ended["outcome"] == "refused"
+            assert [seen.request["model"] for seen in bursar.simulator.log.seen] == [SONNET]

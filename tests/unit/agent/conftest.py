@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.agent.escalation import NO_LADDER, Ladder
 from app.agent.job import Job
 from app.agent.loop import AgentLoop
 from app.agent.spent import Cheaper, no_cheaper
@@ -71,7 +72,7 @@ def open_studio(tmp_path: Path) -> OpenStudio:
 
     @asynccontextmanager
     async def make(
-        *script: Line, cheaper: Cheaper = no_cheaper, **options: Any
+        *script: Line, cheaper: Cheaper = no_cheaper, ladder: Ladder = NO_LADDER, **options: Any
     ) -> AsyncIterator[Studio]:
         probe, safe = Probe(), Probe()
         tools = ToolRegistry(
@@ -95,6 +96,7 @@ def open_studio(tmp_path: Path) -> OpenStudio:
                 tool_limits=ToolLimits(),
                 stream_above_tokens=8_192,
                 cheaper=cheaper,
+                ladder=ladder,
             )
             yield Studio(desk, loop, probe, safe)
         tools.close()
