@@ -30,6 +30,14 @@ class Stream:
         self.status = head["status"]
         self.headers = {name.decode(): value.decode() for name, value in head["headers"]}
 
+    async def part(self) -> bytes | None:
+        """The next bytes as the application sent them; None at the end. Not to be mixed with the others."""
+        if self._ended:
+            return None
+        sent = await asyncio.wait_for(self._sent.get(), WAIT_S)
+        self._ended = not sent.get("more_body", False)
+        return bytes(sent.get("body", b""))
+
     async def message(self) -> str | None:
         """The next message without its empty line; None at the end."""
         while "\n\n" not in self._rest:

@@ -150,7 +150,7 @@ async def run(
             await child.kill()
 
 
-async def answering(child: Child, url: str, *, timeout_s: float = 20) -> None:
+async def answering(child: Child, url: str, *, timeout_s: float = 45) -> None:
     """Wait until `url` answers with success."""
     async with asyncio.timeout(timeout_s), httpx.AsyncClient(trust_env=False) as client:
         while True:
