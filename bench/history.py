@@ -10,69 +10,35 @@ import argparse
 import asyncio
 import base64
 import json
-import random
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import monotonic
+from time import monotonic, process_time
+from typing import TypeVar
 
-from app.domain.clock import SystemClock
-from bench.client import Connection, connected, get, post
+from app.domain.task import LOCAL_OWNER
+from app.store.port import Store
+from bench import verbs
+from bench.client import get, post
 from bench.noise import quantile_ms
-from bench.past import BIG_SESSION, Copy, copies, fill_sqlite
+from bench.past import BIG_SESSION
 from bench.process import child, cpu_s, line, rss_bytes
-from bench.service import Service, serving
+from bench.sides import SERVER_OPTIONS, WAIT, Embedded, Place, Shared, Side, filled, say
 from bench.workload import submission
+from tests.support.postgres import server
 
 BASE_TASKS = 200
 """Tasks in the store that counts as empty: four pages."""
 TARGET = 1.5
 """How much worse a request may be with a long past."""
-_WAIT = "prefer: wait=60"
-_DOCTOR_LIMIT_S = 600.0
-_SAMPLE = 20_000
-_CLOCK = SystemClock()
+_WARM_UP, _FEW = 3, 5
+T = TypeVar("T")
 
-Ask = Callable[["Side"], bytes]
+Ask = Callable[[Side], bytes]
 """A request, for a store with this past."""
-
-
-@dataclass(slots=True)
-class Side:
-    """A store with a past, and the service on it."""
-
-    name: str
-    home: Path
-    past: list[Copy]
-    """Some of its tasks, oldest first."""
-    service: Service | None = None
-    connection: Connection | None = None
-    chance: random.Random = field(default_factory=lambda: random.Random(7))  # noqa: S311
-
-    def some(self) -> Copy:
-        """Any task of the past that the API shows."""
-        while (found := self.chance.choice(self.past)).owner != "local":
-            pass
-        return found
-
-    async def ask(self, request: bytes) -> float:
-        """Milliseconds until the answer.
-
-        Raises:
-            ConnectionError: it was an error.
-        """
-        assert self.connection is not None  # noqa: S101
-        began_s = monotonic()
-        status, body = await self.connection.ask(request)
-        took_ms = (monotonic() - began_s) * 1e3
-        if status >= 400:
-            message = f"{request[:60]!r} answered {status}: {body[:300]!r}"
-            raise ConnectionError(message)
-        return took_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +48,18 @@ class Compared:
     empty_ms: list[float]
     full_ms: list[float]
     empty_cpu_ms: float
-    """CPU milliseconds of the service for each request."""
     full_cpu_ms: float
+    """CPU milliseconds for each request, of the service and its database."""
 
     @property
     def ratio(self) -> float:
         """Of the medians."""
         return quantile_ms(self.full_ms, 0.5) / quantile_ms(self.empty_ms, 0.5)
+
+    @property
+    def cpu_ratio(self) -> float:
+        """Of the CPU: on a machine with other work the steadier one."""
+        return self.full_cpu_ms / self.empty_cpu_ms
 
 
 def _listing(query: str = "") -> Ask:
@@ -99,7 +70,7 @@ def _deep(query: str = "", session: bool = False) -> Ask:  # noqa: FBT001, FBT00
     """The page after a task in the middle of the past."""
 
     def ask(side: Side) -> bytes:
-        known = [c for c in side.past[len(side.past) // 2 :] if c.owner == "local"]
+        known = [c for c in side.past[len(side.past) // 2 :] if c.owner == LOCAL_OWNER]
         at = next(c for c in known if not session or c.session_id == BIG_SESSION)
         cursor = (
             base64.urlsafe_b64encode(f"{at.created_at_us}.{at.id}".encode()).decode().rstrip("=")
@@ -125,7 +96,7 @@ REQUESTS: dict[str, Ask] = {
     "POST /tasks, big session": lambda _: post(
         "/tasks", json.dumps({**_TASK, "session_id": BIG_SESSION}).encode()
     ),
-    "a whole task (POST to its end)": lambda _: post("/tasks", submission("w1"), _WAIT),
+    "a whole task (POST to its end)": lambda _: post("/tasks", submission("w1"), WAIT),
     "GET /tasks/{id}": lambda side: get(f"/tasks/{side.some().id}"),
     "GET /tasks/{id}/ledger": lambda side: get(f"/tasks/{side.some().id}/ledger"),
     "list": _listing(),
@@ -142,7 +113,7 @@ REQUESTS: dict[str, Ask] = {
     "GET /sessions/{id}": _of_session(),
     "GET /sessions/{id}, big": lambda _: get(f"/sessions/{BIG_SESSION}"),
     "GET /sessions/{id}/usage": _of_session("/usage"),
-    "GET /sessions/{id}/usage, big": lambda _: get(f"/sessions/{BIG_SESSION}/usage"),
+    "GET /sessions/{id}/usage, big": lambda _: get(f"/sessions/{BIG_SESSION}/usage?limit=10"),
     "GET /sessions/{id}/ledger, big": lambda _: get(f"/sessions/{BIG_SESSION}/ledger?limit=10"),
     "GET /usage, 1 day": lambda _: get("/usage?from=2026-11-26"),
     "GET /usage, 30 days": lambda _: get("/usage"),
@@ -158,62 +129,77 @@ SLOW = (
 )
 
 
-async def _patterns(url: str, home: Path) -> list[str]:
-    """Let the service run the tasks that the past is copied from."""
-    once: dict[str, object] = {**_TASK, "session_id": "patterns"}
-    tools = {**once, "tools": ["calculator"]}
-    found = []
-    async with serving(url, home=home) as service, connected(service.port) as connection:
-        for body in (once, tools, {**tools, "max_steps": 1}):
-            _, answer = await connection.ask(post("/tasks", json.dumps(body).encode(), _WAIT))
-            found.append(json.loads(answer)["id"])
+async def _compare(ask: Ask, empty: Side, full: Side, rounds: int) -> Compared:
+    taken: dict[str, list[float]] = {empty.name: [], full.name: []}
+    for number in range(_WARM_UP + rounds):
+        if number == _WARM_UP:
+            before_s = [_used_s(side) for side in (empty, full)]
+        for side in (empty, full) if number % 2 else (full, empty):
+            took_ms = await side.ask(ask(side))
+            if number >= _WARM_UP:
+                taken[side.name].append(took_ms)
+    after_s = [_used_s(side) for side in (empty, full)]
+    cpu_ms = [
+        (after - before) / rounds * 1e3 for before, after in zip(before_s, after_s, strict=True)
+    ]
+    return Compared(taken[empty.name], taken[full.name], *cpu_ms)
+
+
+def _used_s(side: Side) -> float:
+    assert side.service is not None  # noqa: S101
+    return cpu_s(side.service.pid) + side.place.database_cpu_s()
+
+
+async def _compare_verbs(empty: Side, full: Side, rounds: int) -> dict[str, Compared]:
+    """The store's own operations, one at a time, in this process."""
+    sides = {side.name: (side.place, side.place.open()) for side in (empty, full)}
+    for _, store in sides.values():
+        await verbs.begin(store)
+    taken: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for number in range(_WARM_UP + rounds):
+        for name, (place, store) in sides.items():
+            for verb, took in (await _one_task(place, store, number)).items():
+                if number >= _WARM_UP:
+                    taken.setdefault(verb, {}).setdefault(name, []).append(took)
+    for _, store in sides.values():
+        await store.close()
+    found = {}
+    for verb, by_side in taken.items():
+        wall_ms = [[wall for wall, _ in by_side[side.name]] for side in (empty, full)]
+        cpu_ms = [sum(cpu for _, cpu in by_side[side.name]) / rounds for side in (empty, full)]
+        found[f"store: {verb}"] = Compared(*wall_ms, *cpu_ms)
     return found
 
 
-async def _filled(url: str, home: Path, count: int) -> Side:
-    await asyncio.to_thread(home.mkdir)
-    patterns = await _patterns(url, home)
-    began_s = monotonic()
-    path = home / "data" / "bursar.db"
-    past = (count, _CLOCK.now_us(), patterns)
-    await asyncio.to_thread(fill_sqlite, path, copies(*past))
-    _say(f"{count} tasks in {monotonic() - began_s:.0f} s: {path.stat().st_size / 2**20:.0f} MB")
-    return Side(home.name, home, list(islice(copies(*past), 0, None, max(count // _SAMPLE, 1))))
+async def _one_task(place: Place, store: Store, number: int) -> dict[str, tuple[float, float]]:
+    """Milliseconds of each verb of one task, and of CPU."""
+    found: dict[str, tuple[float, float]] = {}
 
+    async def timed(verb: str, work: Awaitable[T]) -> T:
+        before_s, used_s, began_s = place.database_cpu_s(), process_time(), monotonic()
+        value = await work
+        took_s, used_s = monotonic() - began_s, process_time() - used_s
+        used_s += place.database_cpu_s() - before_s
+        found[verb] = took_s * 1e3, used_s * 1e3
+        return value
 
-@asynccontextmanager
-async def _serving(side: Side, url: str) -> AsyncIterator[None]:
-    async with serving(url, home=side.home) as service, connected(service.port) as connection:
-        _say(
-            f"{side.name}: ready after {service.started_s:.2f} s, CPU {service.started_cpu_s:.2f} s"
-        )
-        side.service, side.connection = service, connection
-        yield
-
-
-async def _compare(ask: Ask, empty: Side, full: Side, rounds: int) -> Compared:
-    taken: dict[str, list[float]] = {empty.name: [], full.name: []}
-    used_s = {empty.name: 0.0, full.name: 0.0}
-    for number in range(rounds + 2):
-        for side in (empty, full) if number % 2 else (full, empty):
-            assert side.service is not None  # noqa: S101
-            before_s = cpu_s(side.service.pid)
-            took_ms = await side.ask(ask(side))
-            if number > 1:  # the first are the warm-up
-                taken[side.name].append(took_ms)
-                used_s[side.name] += cpu_s(side.service.pid) - before_s
-    cpu_ms = [used_s[side.name] / rounds * 1e3 for side in (empty, full)]
-    return Compared(taken[empty.name], taken[full.name], *cpu_ms)
+    await timed("enqueue", verbs.enqueue(store, number))
+    (claim,) = await timed("claim", verbs.claim(store, 1))
+    await timed("reserve + settle", verbs.call(store, claim))
+    await timed("finish", verbs.finish(store, claim))
+    return found
 
 
 async def _doctor(side: Side) -> None:
     """How long it takes to examine the store; the books must be in order."""
     began_s = monotonic()
-    async with child("-m", "app", "doctor", folder=side.home) as process:
-        said = await asyncio.wait_for(line(process), _DOCTOR_LIMIT_S)
-        peak_mb = rss_bytes(process.pid) / 2**20
-    took_s = monotonic() - began_s
-    _say(f"{side.name}: doctor: {said.decode().strip()}; {took_s:.1f} s, {peak_mb:.0f} MB")
+    async with child("-m", "app", "doctor", folder=side.home, **side.place.variables) as process:
+        waiting = asyncio.create_task(line(process))
+        peak_mb = 0.0
+        while not (await asyncio.wait({waiting}, timeout=0.2))[0]:
+            peak_mb = max(peak_mb, rss_bytes(process.pid) / 2**20)
+        said = (await waiting).decode().strip()
+    say(f"{side.name}: doctor: {said}; {monotonic() - began_s:.1f} s, {peak_mb:.0f} MB")
 
 
 def _shown(name: str, found: Compared) -> str:
@@ -221,41 +207,51 @@ def _shown(name: str, found: Compared) -> str:
         f"{quantile_ms(ms, 0.5):9.2f} {quantile_ms(ms, 0.99):9.2f} {cpu_ms:8.2f}  "
         for ms, cpu_ms in ((found.empty_ms, found.empty_cpu_ms), (found.full_ms, found.full_cpu_ms))
     )
-    verdict = "" if found.ratio <= TARGET else "  WORSE"
-    return f"{name:34}{sides}{found.ratio:8.2f}{verdict}\n"
+    ratios = "".join(
+        f"{ratio:7.2f}{' ' if ratio <= TARGET else '*'}" for ratio in (found.ratio, found.cpu_ratio)
+    )
+    return f"{name:34}{sides}{ratios}\n"
 
 
-async def _measure(count: int, rounds: int, folder: Path) -> None:
+async def _measure(plan: argparse.Namespace, places: dict[str, Place], folder: Path) -> None:
     async with child("-m", "bench.upstream", folder=folder) as upstream:
         url = f"http://127.0.0.1:{int(await line(upstream))}"
-        empty = await _filled(url, folder / "empty", BASE_TASKS)
-        full = await _filled(url, folder / "full", count)
-        async with _serving(empty, url), _serving(full, url):
-            sys.stdout.write(
-                f"{'':34}{'empty: ms':>9} {'p99':>9} {'CPU':>8}  {'full: ms':>9} {'p99':>9} {'CPU':>8}  {'ratio':>8}\n"
-            )
+        empty = await filled("empty", folder / "empty", places["empty"], url, BASE_TASKS)
+        full = await filled("full", folder / "full", places["full"], url, plan.tasks)
+        sys.stdout.write(f"{'':34}{'empty: ms':>9} {'p99':>9} {'CPU':>8}  ")
+        sys.stdout.write(f"{'full: ms':>9} {'p99':>9} {'CPU':>8}    ratio  of CPU\n")
+        async with empty.serving(url), full.serving(url):
             for name, ask in REQUESTS.items():
-                found = await _compare(ask, empty, full, 5 if name in SLOW else rounds)
+                found = await _compare(ask, empty, full, _FEW if name in SLOW else plan.rounds)
                 sys.stdout.write(_shown(name, found))
                 sys.stdout.flush()
-        for side in (empty, full):
-            await _doctor(side)
+    for name, found in (await _compare_verbs(empty, full, plan.rounds)).items():
+        sys.stdout.write(_shown(name, found))
+    for side in (empty, full):
+        await _doctor(side)
 
 
-def _say(what: str) -> None:
-    sys.stderr.write(what + "\n")
-    sys.stderr.flush()
+@contextmanager
+def _places(database: str, folder: Path) -> Iterator[dict[str, Place]]:
+    if database == "sqlite":
+        yield {name: Embedded(folder / name) for name in ("empty", "full")}
+        return
+    with server(options=SERVER_OPTIONS) as running:
+        yield {name: Shared(running, running.create()) for name in ("empty", "full")}
 
 
 def main() -> int:
     """Fill, measure, print, delete."""
     parser = argparse.ArgumentParser(prog="python -m bench.history", description=__doc__)
     parser.add_argument("--tasks", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--folder", type=Path, help="keep the stores here, and use what is there")
-    chosen = parser.parse_args()
-    with TemporaryDirectory(prefix="bursar-history-", dir=chosen.folder) as name:
-        asyncio.run(_measure(chosen.tasks, chosen.rounds, Path(name)))
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    plan = parser.parse_args()
+    with (
+        TemporaryDirectory(prefix="bursar-history-") as name,
+        _places(plan.database, Path(name)) as places,
+    ):
+        asyncio.run(_measure(plan, places, Path(name)))
     return 0
 
 

@@ -12,7 +12,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import psycopg
 
 from app.api.present import METERS
 from app.domain.money import NANO_PER_USD
@@ -93,9 +95,38 @@ class SqliteFile:
         self._connection.commit()
 
     def settle(self) -> None:
-        self._connection.execute(
-            "PRAGMA wal_checkpoint(TRUNCATE)"
-        )  # nobody runs ANALYZE: no statistics
+        # Nobody runs ANALYZE in a service's file: there are no statistics.
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+class PostgresDatabase:
+    """A database whose schema is there already."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self._connection = connection
+        connection.execute("SET synchronous_commit = off")
+
+    def columns(self, table: str) -> list[str]:
+        asked = "SELECT column_name FROM information_schema.columns WHERE table_name = %s ORDER BY ordinal_position"
+        return [name for (name,) in self._connection.execute(asked, (table,))]
+
+    def execute(self, statement: str) -> None:
+        self._connection.execute(statement.encode())
+
+    def load(self, table: str, rows: Iterable[tuple[object, ...]]) -> None:
+        with (
+            self._connection.cursor() as cursor,
+            cursor.copy(f"COPY {table} FROM STDIN".encode()) as copy,
+        ):
+            for row in rows:
+                copy.write_row(row)
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+    def settle(self) -> None:
+        self._connection.autocommit = True
+        self._connection.execute("VACUUM ANALYZE")
 
 
 def copies(count: int, end_us: int, patterns: Sequence[str]) -> Iterator[Copy]:
@@ -214,3 +245,9 @@ def fill_sqlite(path: Path, past: Iterator[Copy]) -> None:
     """The same for the embedded store's file."""
     with closing(sqlite3.connect(path)) as connection:
         fill(SqliteFile(connection), past)
+
+
+def fill_postgres(url: str, past: Iterator[Copy]) -> None:
+    """The same for a database of PostgreSQL."""
+    with psycopg.connect(url) as connection:
+        fill(PostgresDatabase(connection), past)

@@ -65,7 +65,12 @@ async def _ended(connection: Connection) -> Counter[str]:
 
 @asynccontextmanager
 async def serving(
-    upstream_url: str, *, workers: int = CONCURRENCY, home: Path | None = None, **variables: str
+    upstream_url: str,
+    *,
+    workers: int = CONCURRENCY,
+    home: Path | None = None,
+    ready_limit_s: float = _READY_LIMIT_S,
+    **variables: str,
 ) -> AsyncIterator[Service]:
     """A service ready to take work, in `home` or a directory of its own; killed at the end."""
     with TemporaryDirectory(prefix="bursar-bench-") as name:
@@ -82,13 +87,13 @@ async def serving(
             async with child(
                 "-m", "app", "serve", folder=folder, stdout=log, **settings
             ) as process:
-                await _until_ready(process, port)
+                await _until_ready(process, port, ready_limit_s)
                 ready_s = monotonic() - began_s
                 yield Service(process.pid, port, ready_s, cpu_s(process.pid))
 
 
-async def _until_ready(process: asyncio.subprocess.Process, port: int) -> None:
-    deadline_s = monotonic() + _READY_LIMIT_S
+async def _until_ready(process: asyncio.subprocess.Process, port: int, limit_s: float) -> None:
+    deadline_s = monotonic() + limit_s
     while process.returncode is None and monotonic() < deadline_s:
         with suppress(OSError):
             async with connected(port) as connection:
