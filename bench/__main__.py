@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="rough figures in a minute and a half")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the results there, too")
     chosen = parser.parse_args()
-    _allow_many_files()
+    allow_many_files()
     results = asyncio.run(_measure(quick=chosen.quick))
     sys.stdout.write(table(results))
     if chosen.json is not None:
@@ -60,7 +60,7 @@ def _say(what: str) -> None:
     sys.stderr.flush()
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """1,000 calls in flight are 1,000 connections, on both sides; children inherit the limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

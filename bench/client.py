@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from time import monotonic
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -79,8 +80,12 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-async def submit_all(port: int, body: bytes, count: int, connections: int) -> bytes:
+async def submit_all(
+    port: int, body: bytes, count: int, connections: int, taken_s: list[float] | None = None
+) -> bytes:
     """POST `count` tasks over `connections`; the answer to the one accepted last.
+
+    How long each took is added to `taken_s`.
 
     Raises:
         ConnectionError: one was not accepted.
@@ -91,7 +96,10 @@ async def submit_all(port: int, body: bytes, count: int, connections: int) -> by
         nonlocal last
         async with connected(port) as connection:
             for _ in numbers:
+                began_s = monotonic()
                 status, answer = await connection.ask(request)
+                if taken_s is not None:
+                    taken_s.append(monotonic() - began_s)
                 if status != 202:
                     message = f"POST /tasks answered {status}: {answer[:300]!r}"
                     raise ConnectionError(message)

@@ -23,7 +23,7 @@ from app.domain.task import LOCAL_OWNER
 from app.store.port import Store
 from bench import verbs
 from bench.client import get, post
-from bench.noise import quantile_ms
+from bench.noise import quantile
 from bench.past import BIG_SESSION
 from bench.process import child, cpu_s, line, rss_bytes
 from bench.sides import SERVER_OPTIONS, WAIT, Embedded, Place, Shared, Side, filled, say
@@ -54,7 +54,7 @@ class Compared:
     @property
     def ratio(self) -> float:
         """Of the medians."""
-        return quantile_ms(self.full_ms, 0.5) / quantile_ms(self.empty_ms, 0.5)
+        return quantile(self.full_ms, 0.5) / quantile(self.empty_ms, 0.5)
 
     @property
     def cpu_ratio(self) -> float:
@@ -204,7 +204,7 @@ async def _doctor(side: Side) -> None:
 
 def _shown(name: str, found: Compared) -> str:
     sides = "".join(
-        f"{quantile_ms(ms, 0.5):9.2f} {quantile_ms(ms, 0.99):9.2f} {cpu_ms:8.2f}  "
+        f"{quantile(ms, 0.5):9.2f} {quantile(ms, 0.99):9.2f} {cpu_ms:8.2f}  "
         for ms, cpu_ms in ((found.empty_ms, found.empty_cpu_ms), (found.full_ms, found.full_cpu_ms))
     )
     ratios = "".join(

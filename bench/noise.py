@@ -56,7 +56,7 @@ class Spread:
         return cls(statistics.median(found), min(found), max(found), len(found))
 
 
-def quantile_ms(values: Sequence[float], share: float) -> float:
+def quantile(values: Sequence[float], share: float) -> float:
     """The value that this share of all values does not pass."""
     return sorted(values)[min(int(share * len(values)), len(values) - 1)]
 

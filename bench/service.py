@@ -70,6 +70,7 @@ async def serving(
     workers: int = CONCURRENCY,
     home: Path | None = None,
     ready_limit_s: float = _READY_LIMIT_S,
+    role: str = "serve",
     **variables: str,
 ) -> AsyncIterator[Service]:
     """A service ready to take work, in `home` or a directory of its own; killed at the end."""
@@ -84,9 +85,7 @@ async def serving(
         }
         with (folder / "log.jsonl").open("wb") as log:
             began_s = monotonic()
-            async with child(
-                "-m", "app", "serve", folder=folder, stdout=log, **settings
-            ) as process:
+            async with child("-m", "app", role, folder=folder, stdout=log, **settings) as process:
                 await _until_ready(process, port, ready_limit_s)
                 ready_s = monotonic() - began_s
                 yield Service(process.pid, port, ready_s, cpu_s(process.pid))

@@ -3,7 +3,8 @@
     python -m bench.upstream          prints its port
 
 Without tools in the request it answers (W1). With tools it asks for the calculator until the request holds
-`ROUNDS` results, then answers (W2). Under /hang it never answers; GET /pending tells how many wait there.
+`ROUNDS` results, then answers (W2). Under /hang it never answers; GET /pending tells how many wait there. Under /slow
+it answers after `SLOW_S`. GET /counts tells how many calls it answered, and how many hang.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import sys
 import uvloop
 
 ROUNDS = 4
+SLOW_S = 0.2
 MODEL = "claude-haiku-5-5"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _ANSWER = (
@@ -96,6 +98,7 @@ _LOOP = [*(_tool_turn(step) for step in range(ROUNDS)), _final((560 + 110 * ROUN
 
 class _Connection(asyncio.Protocol):
     pending = 0
+    answered = 0
 
     def __init__(self) -> None:
         self._received = b""
@@ -115,7 +118,16 @@ class _Connection(asyncio.Protocol):
             return
         request, self._received = self._received[:whole], self._received[whole:]
         answer = _answer(request)
-        if answer and self._transport is not None:
+        if not answer:
+            return
+        _Connection.answered += request.startswith(b"POST")
+        if request.startswith(b"POST /slow"):
+            asyncio.get_running_loop().call_later(SLOW_S, self._send, answer)
+        else:
+            self._send(answer)
+
+    def _send(self, answer: bytes) -> None:
+        if self._transport is not None:
             self._transport.write(answer)
 
 
@@ -125,6 +137,9 @@ def _answer(request: bytes) -> bytes:
         return b""
     if request.startswith(b"GET /pending"):
         return _response(str(_Connection.pending).encode(), "text/plain")
+    if request.startswith(b"GET /counts"):
+        counts = {"answered": _Connection.answered, "hung": _Connection.pending}
+        return _response(json.dumps(counts).encode())
     if b'"tools":' not in request:
         return _ONE_CALL
     return _LOOP[min(request.count(b'"tool_result"'), ROUNDS)]
