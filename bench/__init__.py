@@ -7,6 +7,9 @@ cpu        CPU milliseconds per task, contenders in turn, fresh processes each r
 posts      POST /tasks alone
 ledger     one reserve + settle pair
 start      start-up, memory, idling
+history    the same requests with a million finished tasks and with none (past, sides: the stores)
+verbs      enqueue, claim, finish: CPU in the service and in the database
+replicas   thousands of tasks in flight, in one process and on several
 noise      how steady the machine was meanwhile
 report     the table
 """

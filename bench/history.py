@@ -12,7 +12,7 @@ import base64
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -246,9 +246,12 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument(
+        "--keep", type=Path, help="where the stores stay, and are used again (SQLite)"
+    )
     plan = parser.parse_args()
     with (
-        TemporaryDirectory(prefix="bursar-history-") as name,
+        nullcontext(plan.keep) if plan.keep else TemporaryDirectory(prefix="bursar-bench-") as name,
         _places(plan.database, Path(name)) as places,
     ):
         asyncio.run(_measure(plan, places, Path(name)))

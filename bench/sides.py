@@ -6,8 +6,7 @@ import random
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -166,7 +165,10 @@ class Side:
 
 
 async def filled(name: str, home: Path, place: Place, url: str, count: int) -> Side:
-    """A store with `count` finished tasks more than the few that its service ran."""
+    """A store with `count` finished tasks more than the few that its service ran; one that is there is used again."""
+    sample = home / "sample.json"
+    if await asyncio.to_thread(sample.exists):
+        return Side(name, home, place, [Copy(*one) for one in json.loads(sample.read_bytes())])
     await asyncio.to_thread(home.mkdir)
     patterns = await _patterns(url, home, place.variables)
     began_s = monotonic()
@@ -174,7 +176,9 @@ async def filled(name: str, home: Path, place: Place, url: str, count: int) -> S
     await asyncio.to_thread(place.fill, past)
     size_mb = await asyncio.to_thread(place.size_mb)
     say(f"{name}: {count} tasks in {monotonic() - began_s:.0f} s, {size_mb:.0f} MB")
-    return Side(name, home, place, list(islice(past, 0, None, max(count // _SAMPLE, 1))))
+    chosen = sorted(random.Random(7).sample(past, min(_SAMPLE, count)), key=lambda c: c.number)  # noqa: S311
+    sample.write_text(json.dumps([astuple(one) for one in chosen]), encoding="utf-8")
+    return Side(name, home, place, chosen)
 
 
 async def _patterns(url: str, home: Path, variables: dict[str, str]) -> list[str]:

@@ -3,7 +3,7 @@
     python -m bench.verbs [--tasks 5000]
 
 The verbs are the service's own, on both databases in turn, 100 of them waiting at a time as in a busy service.
-CPU in the database is that of the server's processes for this store's connections, and of its writers of WAL.
+CPU in the database is that of the server's processes for this store's connections.
 """
 
 import argparse

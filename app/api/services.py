@@ -1,7 +1,8 @@
 """What the endpoints work with; put together by `app.main`."""
 
+import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
@@ -64,6 +65,8 @@ class Services:
     simulated: bool
     space: DiskSpace
     stopping: bool = False
+    reports: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One long report at a time: those who read a task must not wait for all of the store's readers to be done."""
 
 
 def services_of(request: Request) -> Services:

@@ -131,7 +131,8 @@ async def get_usage(
             limit=GROUPS_LIMIT + 1,
         )
 
-    rows = await services.store.read(op)
+    async with services.reports:
+        rows = await services.store.read(op)
     if len(rows) > GROUPS_LIMIT:
         raise _too_many(group_by)
     if _wants_csv(request, shown_as):

@@ -1,5 +1,6 @@
 """GET /usage: every number a sum over settlements, whatever they are grouped by; of one owner and one time."""
 
+import asyncio
 import csv
 import io
 import random
@@ -18,7 +19,7 @@ from app.domain.period import DAY_US
 from app.domain.task import LOCAL_OWNER
 from app.store.port import Tx
 from app.store.queries import load_queries
-from tests.support.clock import START_US, FakeClock
+from tests.support.clock import START_US, FakeClock, yielded
 from tests.support.service import Running, started
 
 METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
@@ -352,3 +353,14 @@ async def test_found_by_owner_and_time(bursar: Running, group_by: str) -> None:
     with closing(sqlite3.connect(bursar.data_dir / "bursar.db")) as connection:
         plan = [row[3] for row in connection.execute(statement, params)]
     assert "ledger_by_time (owner=? AND at_us>? AND at_us<?)" in plan[0]
+
+
+async def test_one_report_at_a_time(bursar: Running) -> None:
+    """While one is being made, another waits; whoever asks for a task does not."""
+    task = await bursar.run("Hello")
+    async with bursar.service.services.reports:
+        waiting = asyncio.create_task(_usage(bursar))
+        assert (await bursar.client.get(f"/tasks/{task['id']}")).status_code == 200
+        await yielded(50)
+        assert not waiting.done()
+    assert (await waiting)["totals"]["calls"] == 1
