@@ -1,5 +1,6 @@
 """A clock that the test owns."""
 
+import asyncio
 from datetime import UTC, date, datetime
 
 from app.domain.clock import US_PER_S, SystemClock
@@ -40,6 +41,14 @@ class FakeClock:
     def move(self, duration_s: float) -> None:
         """Let `duration_s` seconds pass."""
         self._now_us += int(duration_s * US_PER_S)
+
+
+class StillClock(FakeClock):
+    """For a whole service: what its loops wait for does not move it, and does not come."""
+
+    async def sleep(self, duration_s: float) -> None:
+        self.slept.append(duration_s)
+        await asyncio.Event().wait()
 
 
 class ShiftedClock(SystemClock):

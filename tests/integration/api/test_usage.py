@@ -19,7 +19,7 @@ from app.domain.period import DAY_US
 from app.domain.task import LOCAL_OWNER
 from app.store.port import Tx
 from app.store.queries import load_queries
-from tests.support.clock import START_US, FakeClock, yielded
+from tests.support.clock import START_US, StillClock, yielded
 from tests.support.service import Running, started
 
 METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
@@ -198,7 +198,7 @@ async def test_the_dearest_first(bursar: Running) -> None:
 
 async def test_thirty_days_unless_told(tmp_path: Path) -> None:
     """Without `to` it is now, without `from` thirty days before `to`."""
-    clock = FakeClock()
+    clock = StillClock()
     async with started(tmp_path, clock=clock) as bursar:
         edge_us = START_US - 30 * DAY_US
         await _write(bursar, [_line(1, at_us=edge_us - 1), _line(2, at_us=edge_us), _line(3)])
