@@ -222,7 +222,9 @@ async def _measure(plan: argparse.Namespace, places: dict[str, Place], folder: P
         sys.stdout.write(f"{'full: ms':>9} {'p99':>9} {'CPU':>8}    ratio  of CPU\n")
         async with empty.serving(url), full.serving(url):
             for name, ask in REQUESTS.items():
-                found = await _compare(ask, empty, full, _FEW if name in SLOW else plan.rounds)
+                rounds = _FEW if name in SLOW else plan.rounds
+                async with empty.talking(), full.talking():
+                    found = await _compare(ask, empty, full, rounds)
                 sys.stdout.write(_shown(name, found))
                 sys.stdout.flush()
     for name, found in (await _compare_verbs(empty, full, plan.rounds)).items():

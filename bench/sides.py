@@ -150,14 +150,18 @@ class Side:
     @asynccontextmanager
     async def serving(self, url: str) -> AsyncIterator[None]:
         """Its service, ready; told how long that took."""
-        async with (
-            self._service(url) as service,
-            connected(service.port) as connection,
-        ):
+        async with self._service(url) as service:
             say(
                 f"{self.name}: ready in {service.started_s:.2f} s, CPU {service.started_cpu_s:.2f} s"
             )
-            self.service, self.connection = service, connection
+            self.service = service
+            yield
+
+    @asynccontextmanager
+    async def talking(self) -> AsyncIterator[None]:
+        """A connection to its service, which hangs up on those that say nothing for long."""
+        assert self.service is not None  # noqa: S101
+        async with connected(self.service.port) as self.connection:
             yield
 
     def _service(self, url: str) -> AbstractAsyncContextManager[Service]:

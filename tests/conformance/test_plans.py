@@ -82,6 +82,13 @@ def test_a_cursor_leads_to_its_place(planner: Planner, name: str) -> None:
     assert any("(created_at_us,id)<" in step.replace(" ", "") for step in steps), steps
 
 
+@pytest.mark.parametrize("name", sorted(name for name in QUERIES if name.startswith("usage_by_")))
+def test_a_report_reads_an_index_alone(planner: Planner, name: str) -> None:
+    """Fetching each settlement from the table would take ten times as long."""
+    steps = planner.plan(QUERIES[name]).steps
+    assert any("Index Only Scan" in step or "COVERING INDEX" in step for step in steps), steps
+
+
 def test_the_test_sees_a_scan(planner: Planner) -> None:
     """Queries without an index of their own are told, and so is a sort."""
     for sql in (

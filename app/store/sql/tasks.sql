@@ -245,7 +245,7 @@ SELECT id, status, run_count, held_by FROM tasks WHERE id = :id;
 SELECT 1 FROM tasks WHERE status = 'queued' AND held_by = 'time' AND available_at_us <= :now_us LIMIT 1;
 
 -- name: count_waiting
-SELECT COUNT(*) AS waiting_count FROM (SELECT 1 FROM tasks WHERE status = 'queued' LIMIT :limit) AS w;
+SELECT COUNT(*) AS waiting_count FROM (SELECT 1 FROM tasks WHERE status = 'queued' AND deadline_at_us > 0 LIMIT :limit) AS w;
 
 -- name: count_paused
-SELECT COUNT(*) AS paused_count FROM (SELECT 1 FROM tasks WHERE status = 'paused' LIMIT :limit) AS p;
+SELECT COUNT(*) AS paused_count FROM (SELECT 1 FROM tasks WHERE status = 'paused' AND available_at_us >= 0 LIMIT :limit) AS p;
