@@ -16,16 +16,13 @@ from app.api.schemas import TaskIn
 from app.api.services import Services
 from app.api.submit import Submission
 from app.budget.keys import Principal
-from app.domain.clock import US_PER_S
 from app.domain.errors import BursarError, KeyReused, SubmissionRefused
+from app.queue.answers import expired_us
 from app.store.port import Tx
 
 HEADER = "Idempotency-Key"
 REPLAYED = {"Idempotency-Replayed": "true"}
-KEPT_S = 86_400
 KEY_LIMIT = 255
-FORGET_LIMIT = 20
-"""Answers that are forgotten when another one is stored: more than one, so that they never pile up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def answered(tx: Tx, key: Key) -> Answer | None:
     Raises:
         KeyReused: its body was another one.
     """
-    row = tx.one("read_answer", owner=key.owner, key=key.text, expired_us=_expired_us(tx))
+    row = tx.one("read_answer", owner=key.owner, key=key.text, expired_us=expired_us(tx))
     if row is None:
         return None
     if row["digest"] != key.digest:
@@ -122,20 +119,10 @@ def once(
             headers=orjson.dumps(headers).decode(),
             body=orjson.dumps(task).decode(),
             now_us=tx.now_us,
-            expired_us=_expired_us(tx),
+            expired_us=expired_us(tx),
         )
         if not stored:
             raise AlreadyAnswered
-        forget(tx, FORGET_LIMIT)
         return accept(tx)
 
     return op
-
-
-def forget(tx: Tx, limit: int) -> int:
-    """Delete answers that are too old to count, the oldest first; returns how many."""
-    return tx.run("forget_answers", expired_us=_expired_us(tx), limit=limit)
-
-
-def _expired_us(tx: Tx) -> int:
-    return tx.now_us - KEPT_S * US_PER_S

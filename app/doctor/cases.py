@@ -19,10 +19,11 @@ _TURNS = (
     "task_resumed",
     "cancel_requested",
     "task_finished",
+    "task_retried",
 )
 """What moves a task, as the query `checkup_journals` numbers it."""
 _FOLLOWS = {
-    TaskStatus.QUEUED: {"task_accepted", "task_requeued", "task_resumed"},
+    TaskStatus.QUEUED: {"task_accepted", "task_requeued", "task_resumed", "task_retried"},
     TaskStatus.RUNNING: {"task_claimed"},
     TaskStatus.PAUSED: {"task_paused"},
     TaskStatus.CANCELLING: {"cancel_requested"},

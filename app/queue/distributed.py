@@ -22,6 +22,7 @@ from app.journal.events import (
     TaskPaused,
     TaskRequeued,
     TaskResumed,
+    TaskRetried,
 )
 from app.journal.journal import Recorded
 from app.queue import verbs
@@ -111,7 +112,7 @@ class DistributedQueue:
                 self._waiting_count += 1
                 self._wake_at(entry.subject.task_id, available_at_us)
                 self._left()
-            case TaskResumed():
+            case TaskResumed() | TaskRetried():
                 self._waiting_count += 1
                 self.wake(entry.subject.task_id)
             case TaskClaimed():

@@ -1,4 +1,4 @@
-"""What has time: tasks that ended long ago are taken away, and what was erased is taken out of the database's log."""
+"""What has time: tasks that ended long ago and answers that do not count any more are taken away, and what was erased is taken out of the database's log."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ from app.domain.errors import StoreError
 from app.domain.period import DAY_US
 from app.journal.events import TaskErased
 from app.journal.journal import Recorded
+from app.queue.answers import FORGET_LIMIT, forget
 from app.queue.retention import sweep
 from app.store.port import Store
 
@@ -52,6 +53,8 @@ class Housekeeper:
             sweeping = self._sweep(self._retention_days)
             self._at_work.append(asyncio.create_task(sweeping, name="retention"))
 
+        self._at_work.append(asyncio.create_task(self._forget(), name="forgetting"))
+
     async def stop(self) -> None:
         """Stop at once: nothing here is lost by that."""
         for work in self._at_work:
@@ -65,6 +68,18 @@ class Housekeeper:
             if not await self._tried(self._empty_log):
                 self._erased.set()
                 await self._clock.sleep(RETRY_S)
+
+    async def _forget(self) -> None:
+        """Answers of idempotency keys that do not count any more hold prompts: they go, a few at a time."""
+
+        async def once() -> bool:
+            while await self._store.write(forget) == FORGET_LIMIT:
+                await self._clock.sleep(PAUSE_S)
+            return True
+
+        while True:
+            await self._tried(once)
+            await self._clock.sleep(SWEEP_INTERVAL_S)
 
     async def _sweep(self, days: int) -> None:
         async def once() -> bool:

@@ -255,6 +255,27 @@ class VoidLost(SimulatedStore):
         return await super().write(lambda tx: op(_Void(tx)))
 
 
+class AnswerApart(_Split):
+    """An idempotency key is stored after its task, in a transaction of its own."""
+
+    operation = "once.<locals>.op"
+
+    @staticmethod
+    def is_late(query: str) -> bool:
+        return query == "remember_answer"
+
+
+class KeyNotUnique(_Rewritten):
+    """An idempotency key that is there already keeps nobody out."""
+
+    changes = {  # noqa: RUF012
+        "remember_answer": (
+            "WHERE answers.created_at_us <= :expired_us",
+            "WHERE :expired_us < :now_us",
+        ),
+    }
+
+
 ABLATION_SEEDS = 1_000
 """Within so many seeds a missing safeguard must be noticed."""
 ABLATIONS: dict[str, MakeStore] = {
@@ -265,6 +286,8 @@ ABLATIONS: dict[str, MakeStore] = {
     "event in the transaction of its change": EventApart,
     "answer and payment in one transaction": PaymentApart,
     "takeover of what a dead process held": NoTakeOver,
+    "idempotency row in the task's transaction": AnswerApart,
+    "idempotency row unique": KeyNotUnique,
 }
 """Each safeguard, and the store without it."""
 

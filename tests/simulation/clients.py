@@ -1,5 +1,6 @@
 """What the clients of a simulated world ask for, and how they go about it."""
 
+import asyncio
 from random import Random
 from typing import Any, Protocol
 
@@ -10,14 +11,20 @@ from tests.simulation.process import ConnectionLost
 
 TERMINAL = {"succeeded", "failed", "cancelled"}
 PLENTY_USD = 50
+WISH = "wish"
+"""The field of a task's metadata that names the wish it came of."""
+_TRIES = 6
+_MORE = {"max_steps": 20, "budget_usd": 1, "deadline_s": 1_800}
 _TOOLS = ["calculator", "text_stats"]
 
 
 class Service(Protocol):
     """Whatever answers at the service's address."""
 
-    async def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON; ConnectionLost when none came."""
+    async def request(
+        self, method: str, path: str, body: Any = None, key: str | None = None
+    ) -> tuple[int, Any]:
+        """Status and JSON; ConnectionLost when none came. `key` is the `Idempotency-Key`."""
         ...
 
 
@@ -46,22 +53,56 @@ async def client(service: Service, nature: Nature, accepted: set[str], draw: Ran
     """Submit a few tasks, and meddle with some of them."""
     for _ in range(draw.randint(1, 4)):
         await pause(draw.choice((0, 0.01, 0.5, 3)))
+        key = f"{draw.getrandbits(64):016x}"
+        asked = {**wish(draw), "metadata": {WISH: key}}
+        task_id = await _submit(service, nature, key, asked, draw)
+        if task_id is None:
+            continue
+        accepted.add(task_id)
         try:
-            status, task = await service.request("POST", "/tasks", wish(draw))
-            if status == 202:
-                accepted.add(task["id"])
-                await _meddle(service, task["id"], draw)
-            else:
-                nature.reached[f"refused {status}"] += 1
-                if status >= 500 and status != 503:
-                    nature.violations.append(f"POST /tasks answered {status}: {task}")
+            await _meddle(service, task_id, draw)
         except ConnectionLost:
             nature.reached["connection lost"] += 1
             await pause(1)
 
 
+async def _submit(
+    service: Service, nature: Nature, key: str, asked: dict[str, Any], draw: Random
+) -> str | None:
+    """Ask until there is an answer, sometimes twice at once; all that accept must name one task."""
+    named: set[str] = set()
+    for _ in range(_TRIES):
+        at_once = 2 if draw.random() < 0.2 else 1
+        posts = (service.request("POST", "/tasks", asked, key) for _ in range(at_once))
+        answers = await asyncio.gather(*posts, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                if not isinstance(answer, ConnectionLost):
+                    raise answer
+                nature.reached["connection lost"] += 1
+                continue
+            named |= _accepted(nature, *answer)
+        if not any(isinstance(answer, ConnectionLost) for answer in answers):
+            break
+        nature.reached["sent again"] += 1
+        await pause(draw.choice((0.05, 1, 5)))
+    if len(named) > 1:
+        nature.violations.append(f"one Idempotency-Key was answered with {sorted(named)}")
+    return min(named, default=None)
+
+
+def _accepted(nature: Nature, status: int, shown: Any) -> set[str]:
+    """The task, if one was accepted."""
+    if status == 202:
+        return {shown["id"]}
+    nature.reached[f"refused {status}"] += 1
+    if status >= 500 and status not in (503, 507):
+        nature.violations.append(f"POST /tasks answered {status}: {shown}")
+    return set()
+
+
 async def _meddle(service: Service, task_id: str, draw: Random) -> None:
-    match draw.randint(0, 5):
+    match draw.randint(0, 6):
         case 0:
             await pause(draw.choice((0, 0.005, 0.3, 2)))
             await service.request("POST", f"/tasks/{task_id}/cancel")
@@ -70,6 +111,9 @@ async def _meddle(service: Service, task_id: str, draw: Random) -> None:
             await service.request("PUT", f"/tasks/{task_id}/budget", {"budget_usd": 1})
         case 2:
             await service.request("GET", f"/tasks/{task_id}/events?limit=1000")
+        case 3 | 4:
+            await pause(draw.uniform(0, 30))
+            await service.request("POST", f"/tasks/{task_id}/retry", _MORE)
         case _:
             pass
 

@@ -26,8 +26,8 @@ class Nature:
     reached: Counter[str] = field(default_factory=Counter)
     """How often something interesting happened."""
     violations: list[str] = field(default_factory=list)
-    ended: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Tasks that were seen at their end, and which."""
+    ended: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
+    """Tasks that were seen at their end, with when they had been due, and which end it was."""
     network_fails: float = 0.0
     """Share of requests that find no connection."""
     simulator: Simulator = field(init=False)

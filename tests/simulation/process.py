@@ -75,15 +75,17 @@ class Process(Fate):
         self._context.run(self._stopping.set)
         await self.gone.wait()
 
-    async def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Status and JSON of an answer.
+    async def request(
+        self, method: str, path: str, body: Any = None, key: str | None = None
+    ) -> tuple[int, Any]:
+        """Status and JSON of an answer. `key` is the request's `Idempotency-Key`.
 
         Raises:
             ConnectionLost: none came.
         """
         if self._service is None or self.state is State.DEAD or self.gone.is_set():
             raise ConnectionLost
-        answering = self._spawn(_answer(self._service, method, path, body))
+        answering = self._spawn(_answer(self._service, method, path, body, key))
         dying = asyncio.ensure_future(self.gone.wait())
         try:
             await asyncio.wait(
@@ -142,7 +144,9 @@ def _outside() -> Any:
     return context
 
 
-async def _answer(service: Service, method: str, path: str, body: Any) -> tuple[int, Any]:
+async def _answer(
+    service: Service, method: str, path: str, body: Any, key: str | None
+) -> tuple[int, Any]:
     """Ask the application as a server would, without a socket."""
     plain, _, query = path.partition("?")
     content = b"" if body is None else orjson.dumps(body)
@@ -164,6 +168,8 @@ async def _answer(service: Service, method: str, path: str, body: Any) -> tuple[
 
     headers = [(b"host", b"bursar.test"), (b"content-type", b"application/json")]
     headers.append((b"content-length", str(len(content)).encode()))
+    if key is not None:
+        headers.append((b"idempotency-key", key.encode()))
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},

@@ -4,6 +4,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+import orjson
+
 from tests.acceptance.books import (
     Books,
     Row,
@@ -13,6 +15,7 @@ from tests.acceptance.books import (
     check_steps,
     check_tasks,
 )
+from tests.simulation.clients import WISH
 
 SOMETIMES = (
     "crash",
@@ -28,6 +31,8 @@ SOMETIMES = (
     "stall",
     "restart",
     "taken over",
+    "retried task",
+    "sent again",
 )
 """What a hundred seeds must have reached, or they have proved little."""
 
@@ -39,6 +44,10 @@ def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[s
         if [event["seq"] for event in events] != list(range(1, len(events) + 1)):
             yield f"{task_id}: its events have gaps"
         yield from _stale_writes(task_id, events)
+    wishes = Counter(
+        orjson.loads(task["spec"])["metadata"].get(WISH) for task in books.tasks.values()
+    )
+    yield from (f"wish {wish} made {count} tasks" for wish, count in wishes.items() if count > 1)
     checks: tuple[Callable[[], None], ...] = (
         lambda: check_ledger(books),
         lambda: check_bill(books),
@@ -74,6 +83,7 @@ def _notice(books: Books, reached: Counter[str]) -> None:
         kinds = Counter(event["type"] for event in events)
         reached["contention wait"] += kinds["reservation_waited"]
         reached["pause and resume"] += min(kinds["task_paused"], kinds["task_resumed"])
+        reached["retried task"] += kinds["task_retried"]
         reached["retry"] += kinds["retry_scheduled"]
         reached["tasks"] += kinds["task_finished"]
         reached["cancel in flight"] += any(

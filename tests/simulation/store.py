@@ -14,7 +14,8 @@ from tests.simulation.now import Gone, Nature
 _OVERDRAWN = (
     "SELECT scope, id FROM accounts WHERE spent_nano + surplus_nano + reserved_nano > limit_nano"
 )
-_ENDED = "SELECT id, status, outcome FROM tasks WHERE outcome IS NOT NULL"
+_ENDED = "SELECT id, due_at_us, status, outcome FROM tasks WHERE outcome IS NOT NULL"
+"""A task is due once, and once more for each retry."""
 
 
 class ProcessDied(BaseException):
@@ -56,7 +57,8 @@ class Watched:
             self._nature.violations.append(f"{row['scope']} {row['id']} is overdrawn")
         for row in self._connection.execute(_ENDED):
             ended = (row["status"], row["outcome"])
-            if self._nature.ended.setdefault(row["id"], ended) != ended:
+            due = (row["id"], row["due_at_us"])
+            if self._nature.ended.setdefault(due, ended) != ended:
                 self._nature.violations.append(f"{row['id']} ended twice: {ended}")
 
 

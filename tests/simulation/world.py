@@ -132,11 +132,13 @@ class _World:
         await asyncio.gather(*clients)
         await self._converge()
 
-    async def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    async def request(
+        self, method: str, path: str, body: Any = None, key: str | None = None
+    ) -> tuple[int, Any]:
         """Ask whoever is behind the address now."""
         if self._current is None:
             raise ConnectionLost
-        return await self._current.request(method, path, body)
+        return await self._current.request(method, path, body, key)
 
     async def _converge(self) -> None:
         """Nothing goes wrong any more: everything must come to its end."""

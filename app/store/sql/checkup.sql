@@ -33,7 +33,7 @@ SELECT subject, COUNT(*) AS event_count, MIN(seq) AS first_seq, MAX(seq) AS last
     MAX(CASE type WHEN 'task_accepted' THEN seq * 16 + 1 WHEN 'task_claimed' THEN seq * 16 + 2
         WHEN 'task_requeued' THEN seq * 16 + 3 WHEN 'task_paused' THEN seq * 16 + 4
         WHEN 'task_resumed' THEN seq * 16 + 5 WHEN 'cancel_requested' THEN seq * 16 + 6
-        WHEN 'task_finished' THEN seq * 16 + 7 ELSE 0 END) AS turn
+        WHEN 'task_finished' THEN seq * 16 + 7 WHEN 'task_retried' THEN seq * 16 + 8 ELSE 0 END) AS turn
 FROM events WHERE subject > :after AND subject <= :upto GROUP BY subject ORDER BY subject LIMIT :limit;
 
 -- name: checkup_last_subject
