@@ -1,6 +1,6 @@
 """Accounts: the budget of each scope and what has become of it. Inside the caller's transaction, in nano-dollars."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.budget.scopes import (
@@ -121,58 +121,93 @@ def balances(tx: Tx, payer: Payer, service: ServiceLimits) -> list[Balance]:
     Raises:
         NotFound: the task's or the session's account is missing.
     """
-    found = [balance(tx, task_scope(task_id)) for task_id in (payer.task_id, *payer.ancestors)]
-    found.append(balance(tx, session_scope(payer.owner, payer.session_id)))
-    found += shared_balances(tx, payer.owner, payer.key_id, service)
-    return found
+    own = [task_scope(task_id) for task_id in (payer.task_id, *payer.ancestors)]
+    own.append(session_scope(payer.owner, payer.session_id))
+    shared = _shared_limits(tx, payer.owner, payer.key_id, service)
+    found = find_balances(tx, [*own, *(limit.scope for limit in shared)])
+    for scope, one in zip(own, found, strict=False):
+        if one is None:
+            raise NotFound(scope.kind, scope.id)
+    stands = _with_new(tx, shared, found[len(own) :], service.warn_percent)
+    return [one for one in (*found[: len(own)], *stands) if one is not None]
 
 
 def shared_balances(
     tx: Tx, owner: str, key_id: str | None, service: ServiceLimits, *, opening: bool = True
-) -> Iterator[Balance]:
+) -> list[Balance]:
     """The budgets that a task shares with all others of its key and of the service.
 
     With `opening`, a window that nobody has used yet is opened; a transaction that only reads cannot do that.
     """
-    percent = service.warn_percent if opening else None
+    shared = _shared_limits(tx, owner, key_id, service)
+    found = find_balances(tx, [limit.scope for limit in shared])
+    return _with_new(tx, shared, found, service.warn_percent if opening else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _SharedLimit:
+    """A budget that many tasks share; without a limit it counts only if it was used before."""
+
+    scope: Scope
+    owner: str
+    limit_nano: int | None
+
+
+def _shared_limits(
+    tx: Tx, owner: str, key_id: str | None, service: ServiceLimits
+) -> list[_SharedLimit]:
+    found = []
     if key_id:
         limits = tx.one("read_key_limits", id=key_id)
         if limits is None:
             raise NotFound("key", key_id)
         day, month = key_windows(key_id, tx.now_us)
-        for scope, limit in ((day, limits["day_limit_nano"]), (month, limits["month_limit_nano"])):
-            if limit is not None:
-                yield _balance_or_new(tx, scope, owner, limit, percent)
-            elif (found := find_balance(tx, scope)) is not None:
-                yield found  # its limit was lifted: what is spent meanwhile counts when it is set again
+        # A limit that was lifted: what is spent meanwhile counts when it is set again.
+        found.append(_SharedLimit(day, owner, limits["day_limit_nano"]))
+        found.append(_SharedLimit(month, owner, limits["month_limit_nano"]))
     day, month = service_windows(tx.now_us)
-    for scope, limit in (
-        (day, service.day_nano),
-        (month, service.month_nano),
-        (SERVICE, service.ever_nano),
-    ):
-        if limit is not None:
-            yield _balance_or_new(tx, scope, "", limit, percent)
+    limited = ((day, service.day_nano), (month, service.month_nano), (SERVICE, service.ever_nano))
+    found += [_SharedLimit(scope, "", nano) for scope, nano in limited if nano is not None]
+    return found
+
+
+def _with_new(
+    tx: Tx,
+    shared: Sequence[_SharedLimit],
+    found: Sequence[Balance | None],
+    warn_percent: int | None,
+) -> list[Balance]:
+    """What was found, and with a percentage an account for each limit that had none."""
+    stands = []
+    for limit, one in zip(shared, found, strict=True):
+        if one is not None:
+            stands.append(one)
+        elif limit.limit_nano is not None:
+            if warn_percent is not None:
+                open_account(tx, limit.scope, limit.owner, limit.limit_nano, warn_percent)
+            stands.append(Balance(limit.scope, limit.limit_nano, 0, 0))
+    return stands
+
+
+def find_balances(tx: Tx, scopes: Sequence[Scope]) -> list[Balance | None]:
+    """How each account stands; None where there is none."""
+    rows = tx.one_each("read_account", [{"scope": one.kind, "id": one.id} for one in scopes])
+    return [
+        None
+        if row is None
+        else Balance(
+            scope,
+            row["limit_nano"],
+            row["spent_nano"] + row["surplus_nano"],
+            row["reserved_nano"],
+        )
+        for scope, row in zip(scopes, rows, strict=True)
+    ]
 
 
 def find_balance(tx: Tx, scope: Scope) -> Balance | None:
     """How the account stands; None when there is none."""
-    row = tx.one("read_account", scope=scope.kind, id=scope.id)
-    if row is None:
-        return None
-    spent = row["spent_nano"] + row["surplus_nano"]
-    return Balance(scope, row["limit_nano"], spent, row["reserved_nano"])
-
-
-def _balance_or_new(
-    tx: Tx, scope: Scope, owner: str, limit_nano: int, warn_percent: int | None
-) -> Balance:
-    found = find_balance(tx, scope)
-    if found is not None:
-        return found
-    if warn_percent is not None:
-        open_account(tx, scope, owner, limit_nano, warn_percent)
-    return Balance(scope, limit_nano, 0, 0)
+    return find_balances(tx, [scope])[0]
 
 
 def _warn_at_nano(limit_nano: int, percent: int) -> int:

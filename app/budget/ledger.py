@@ -101,11 +101,12 @@ def reserve(tx: Tx, attempt: Attempt, scopes: Sequence[Scope], amount_nano: int)
     Returns:
         The first scope on which it does not fit. The caller must then raise, so that nothing is kept.
     """
-    for scope in scopes:
-        if tx.run("hold", scope=scope.kind, id=scope.id, amount_nano=amount_nano) != 1:
+    wanted = [{"scope": scope.kind, "id": scope.id, "amount_nano": amount_nano} for scope in scopes]
+    for scope, done in zip(scopes, tx.run_each("hold", wanted), strict=True):
+        if done != 1:
             return scope
     subject = attempt.subject
-    tx.run(
+    tx.later(
         "add_reservation",
         task_id=subject.task_id,
         step=attempt.step,
@@ -230,21 +231,20 @@ def _book(tx: Tx, held: Row, spent_nano: int, surplus_nano: int) -> tuple[int, t
     """Book on the scopes of the reservation; returns what the task has spent by now, and what to warn of."""
     task_spent, warnings = 0, list[Warned]()
     charged = spent_nano + surplus_nano > 0
-    for kind, identifier in orjson.loads(held["scopes"]):
-        row = tx.one(
-            "book",
-            scope=kind,
-            id=identifier,
-            held_nano=held["amount_nano"],
-            spent_nano=spent_nano,
-            surplus_nano=surplus_nano,
-        )
+    scopes = orjson.loads(held["scopes"])
+    amounts = {
+        "held_nano": held["amount_nano"],
+        "spent_nano": spent_nano,
+        "surplus_nano": surplus_nano,
+    }
+    rows = tx.one_each("book", [{"scope": kind, "id": name, **amounts} for kind, name in scopes])
+    for (kind, identifier), row in zip(scopes, rows, strict=True):
         assert row is not None, f"account {kind} {identifier} is gone"  # noqa: S101
         if identifier == held["task_id"]:
             task_spent = row["spent_nano"]
         warn_at_nano = row["warn_at_nano"]
         if warn_at_nano is not None and charged and row["spent_nano"] >= warn_at_nano:
-            tx.run("warned", scope=kind, id=identifier)
+            tx.later("warned", scope=kind, id=identifier)
             warnings.append(Warned(Scope(kind, identifier), row["limit_nano"], row["spent_nano"]))
     return task_spent, tuple(warnings)
 
@@ -291,7 +291,7 @@ def _add_ending(
     price_row: str | None = None,
 ) -> None:
     """The line that ends the reservation `held`."""
-    tx.run(
+    tx.later(
         "add_line",
         task_id=held["task_id"],
         step=held["step"],

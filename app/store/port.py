@@ -4,10 +4,12 @@ An operation is `op(tx) -> value`: it cannot await, so nothing can come between 
 writes. What must happen together goes into one operation. Queries are named; their text is in `sql/`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+Params = Mapping[str, object]
+"""A statement's parameters, by name."""
 
 
 class Row(Protocol):
@@ -32,6 +34,18 @@ class Tx(Protocol):
 
     def run(self, query: str, **params: object) -> int:
         """How many rows the statement changed."""
+        ...
+
+    def one_each(self, query: str, many: Sequence[Params]) -> list[Row | None]:
+        """`one` for each of `many`, in order; one way to the database and back, where it is far."""
+        ...
+
+    def run_each(self, query: str, many: Sequence[Params]) -> list[int]:
+        """`run` for each of `many`, in order; likewise."""
+        ...
+
+    def later(self, query: str, **params: object) -> None:
+        """`run`, with the next statement or at the operation's end: how many rows changed is of no interest."""
         ...
 
     def after_commit(self, fact: object) -> None:

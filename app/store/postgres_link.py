@@ -1,21 +1,22 @@
 """One PostgreSQL connection: named statements, prepared once, and its errors in the service's words.
 
-It speaks libpq directly: a statement of the ledger takes a fraction of the CPU that a cursor would take.
+It speaks libpq directly: a statement of the ledger takes a fraction of the CPU that a cursor would take, and
+statements that do not wait for each other go out in one message.
 Parameters are sent as text: instants and money are declared as numbers by their names, of everything else the
 server infers the type from the statement. One plan a query, whatever the values are.
 """
 
-import re
 import select
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 from psycopg import conninfo, errors, pq
 
 from app.domain.clock import SystemClock
 from app.domain.errors import StoreCorrupt, StoreError, StoreFull, StoreUnavailable
+from app.store.postgres_words import Sent, Statement, sent
 
 _SHUT_S = 0.5
 """How long a failure to connect is the answer for everybody."""
@@ -37,13 +38,7 @@ SET lock_timeout = {limits.lock_ms};
 SET idle_in_transaction_session_timeout = {limits.idle_ms};
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
-_PARAMETER = re.compile(r"(?<![:\w]):([a-z][a-z0-9_]*)")
-_COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 _DONE = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
-_TEXT, _BINARY = 0, 1
-_NUMBERS = {20, 21, 23, 1700}
-"""Types of whole numbers; the sum of such is `numeric`, and whole as well."""
-_BIGINT, _BYTEA = 20, 17
 _CORRUPT = {"XX001", "XX002"}
 _STALE_PLAN = "0A000"
 """A table was changed by a newer version: what is prepared must be prepared again, on another connection."""
@@ -66,37 +61,6 @@ class Limits:
     """While closing, for the answer to a COMMIT that was lost with its connection."""
 
 
-class TextError(ValueError):
-    """Text that PostgreSQL cannot keep."""
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A query in PostgreSQL's words: `$1`, `$2`, … and the names of what goes there."""
-
-    name: bytes
-    text: bytes
-    parameters: tuple[str, ...]
-
-    @property
-    def types(self) -> list[int]:
-        """What each parameter is; 0 where the server is to say."""
-        return [_BIGINT if name.endswith(("_us", "_nano")) else 0 for name in self.parameters]
-
-
-def statement(name: str, query: str) -> Statement:
-    """The named query, whose parameters are written `:like_this`."""
-    names: list[str] = []
-
-    def numbered(found: re.Match[str]) -> str:
-        if found[1] not in names:
-            names.append(found[1])
-        return f"${names.index(found[1]) + 1}"
-
-    text = _PARAMETER.sub(numbered, _COMMENT.sub("", query)).strip()
-    return Statement(name.encode(), text.encode(), tuple(names))
-
-
 _DEFAULT = Limits()
 
 
@@ -111,6 +75,7 @@ class Link:
         self.place = place_of(url)
         self.patience_ms = limits.answer_ms
         self._prepared: set[bytes] = set()
+        self._later: list[Sent] = []
         self._stale = False
         network = {**_NETWORK, "connect_timeout": limits.connect_s}
         try:
@@ -161,98 +126,119 @@ class Link:
             psycopg.Error: one of them failed; those after it did not run.
         """
         self._pg.send_query(text.encode())
-        return self._answer()
+        result = self._answer()
+        self._check(result)
+        return result
 
-    def execute(self, wanted: Statement, params: Mapping[str, object]) -> pq.abc.PGresult:
-        """Run a statement.
+    def execute_each(
+        self, wanted: Statement, many: Sequence[Mapping[str, object]]
+    ) -> list[pq.abc.PGresult]:
+        """Run what was put off, then a statement once for each of `many`, in one message; the latter's results.
 
         Raises:
-            psycopg.Error: it failed.
+            psycopg.Error: one failed; those after it did not run.
             KeyError, TextError, UnicodeError, TypeError: parameters that cannot be sent.
         """
-        values = [_sent(params[name]) for name in wanted.parameters]
-        if wanted.name not in self._prepared:
-            self._pg.send_prepare(wanted.name, wanted.text, wanted.types)
-            self._answer()
-            self._prepared.add(wanted.name)
-        formats = [
-            _BINARY if isinstance(params[name], bytes) else _TEXT for name in wanted.parameters
-        ]
-        sent = cast("list[bytes]", values)  # None is NULL; the driver's types do not say so
-        self._pg.send_query_prepared(wanted.name, sent, formats)
-        return self._answer()
+        if not many:
+            return []
+        going = [*self._later, *(sent(wanted, params) for params in many)]
+        self._later = []
+        return self._go(going)[-len(many) :]
+
+    def later(self, wanted: Statement, params: Mapping[str, object]) -> None:
+        """Put a statement off until the next one is run, or until `flush`: its result is of no interest.
+
+        Raises:
+            KeyError, TextError, UnicodeError, TypeError: parameters that cannot be sent.
+        """
+        self._later.append(sent(wanted, params))
+
+    def flush(self) -> None:
+        """Run what was put off.
+
+        Raises:
+            psycopg.Error: one of them failed.
+        """
+        going, self._later = self._later, []
+        self._go(going)
+
+    def forget(self) -> list[Statement]:
+        """Never run what was put off; returns it."""
+        going, self._later = self._later, []
+        return [wanted for wanted, _, _ in going]
 
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
 
-    def _answer(self) -> pq.abc.PGresult:
-        """Wait for what was sent; its last result."""
-        pg, found = self._pg, None
+    def _go(self, going: list[Sent]) -> list[pq.abc.PGresult]:
+        """Send all of it at once, and wait for the answers."""
+        pg = self._pg
+        if len(going) == 1 and going[0][0].name in self._prepared:
+            wanted, values, formats = going[0]
+            pg.send_query_prepared(wanted.name, values, formats)
+            result = self._answer()
+            self._check(result)
+            return [result]
+        if not going:
+            return []
+        pg.enter_pipeline_mode()
+        asked: list[bytes | None] = []  # the names of what is prepared, between what is executed
+        for wanted, values, formats in going:
+            if wanted.name not in self._prepared and wanted.name not in asked:
+                asked.append(wanted.name)
+                pg.send_prepare(wanted.name, wanted.text, wanted.types)
+            asked.append(None)
+            pg.send_query_prepared(wanted.name, values, formats)
+        pg.pipeline_sync()
+        results = self._answers(len(asked))
+        for name, result in zip(asked, results, strict=True):
+            if name is not None and result.status in _DONE:
+                self._prepared.add(name)
+        for result in results:
+            self._check(result)
+        return [result for name, result in zip(asked, results, strict=True) if name is None]
+
+    def _answers(self, count: int) -> list[pq.abc.PGresult]:
+        """The results of a pipeline, failed ones too."""
+        found: list[pq.abc.PGresult] = []
         try:
-            while True:
-                while pg.is_busy():
-                    self._wait()
-                    pg.consume_input()
-                result = pg.get_result()
-                if result is None:
-                    break
+            for _ in range(count):
+                found.append(self._answer())  # noqa: PERF401  (what came before an error counts)
+            self._receive()  # the mark at its end
+            self._pg.exit_pipeline_mode()
+        except psycopg.Error:
+            for result in found:
+                self._check(result)  # the server may have said why it hangs up
+            raise
+        return found
+
+    def _answer(self) -> pq.abc.PGresult:
+        """The last result of what was sent in one message."""
+        found = None
+        try:
+            while (result := self._receive()) is not None:
                 found = result
         except psycopg.Error:
             if found is None or found.status in _DONE:
                 raise  # else the server has said why it hangs up
         if found is None:
             raise psycopg.OperationalError("no answer")
-        if found.status not in _DONE:
-            error = errors.error_from_result(found)
-            self._stale = self._stale or error.sqlstate == _STALE_PLAN
-            raise error
         return found
 
-    def _wait(self) -> None:
-        if not self._poll.poll(self.patience_ms):
-            self.close()
-            raise psycopg.OperationalError(f"no answer within {self.patience_ms / 1_000:g} s")
+    def _receive(self) -> pq.abc.PGresult | None:
+        while self._pg.is_busy():
+            if not self._poll.poll(self.patience_ms):
+                self.close()
+                raise psycopg.OperationalError(f"no answer within {self.patience_ms / 1_000:g} s")
+            self._pg.consume_input()
+        return self._pg.get_result()
 
-
-def rows_of(result: pq.abc.PGresult) -> list[dict[str, Any]]:
-    """What a statement found."""
-    columns = range(result.nfields)
-    names = [(result.fname(column) or b"").decode() for column in columns]
-    readers = [_reader(result.ftype(column)) for column in columns]
-    found = []
-    for number in range(result.ntuples):
-        row: dict[str, Any] = {}
-        for column in columns:
-            value = result.get_value(number, column)
-            row[names[column]] = None if value is None else readers[column](value)
-        found.append(row)
-    return found
-
-
-def _reader(oid: int) -> Any:
-    if oid in _NUMBERS:
-        return int
-    return _bytes if oid == _BYTEA else bytes.decode
-
-
-def _bytes(value: bytes) -> bytes:
-    return bytes.fromhex(value[2:].decode())
-
-
-def _sent(value: object) -> bytes | None:
-    match value:
-        case None | bytes():
-            return value
-        case int():
-            return b"%d" % value
-        case str():
-            text = value.encode()
-            if b"\x00" in text:
-                raise TextError("PostgreSQL keeps no text with a NUL character.")
-            return text
-        case _:
-            raise TypeError(f"no parameter for a statement: {type(value).__name__}")
+    def _check(self, result: pq.abc.PGresult) -> None:
+        if result.status not in _DONE:
+            error = errors.error_from_result(result)
+            self._stale = self._stale or error.sqlstate == _STALE_PLAN
+            raise error
 
 
 def place_of(url: str) -> str:

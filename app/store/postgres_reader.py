@@ -7,9 +7,10 @@ from contextlib import closing, contextmanager, suppress
 import psycopg
 
 from app.store.port import Operation, T, Tx
-from app.store.postgres_link import Door, Link, Statement, store_error
+from app.store.postgres_link import Door, Link, store_error
 from app.store.postgres_schema import NOW_US, refuse_other_versions
 from app.store.postgres_tx import PostgresTx, load_statements
+from app.store.postgres_words import Statement
 
 _LONG_MS = 3_600_000
 _BEGIN = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {NOW_US}"
@@ -54,8 +55,12 @@ class Readers:
         try:
             link, now_us = self._begin()
             try:
-                return op(PostgresTx(link, self._statements, now_us))
+                tx = PostgresTx(link, self._statements, now_us)
+                value = op(tx)
+                tx.end()
+                return value
             finally:
+                link.forget()
                 self._end(link)
         except psycopg.Error as error:
             raise store_error(error, self._door.place) from error

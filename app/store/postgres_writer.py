@@ -12,10 +12,11 @@ import psycopg
 
 from app.domain.errors import StoreError
 from app.store.port import Operation
-from app.store.postgres_link import Door, Link, Statement, is_own_fault, store_error
+from app.store.postgres_link import Door, Link, is_own_fault, store_error
 from app.store.postgres_listener import CHANNEL
 from app.store.postgres_schema import LOCK, NOW_US
 from app.store.postgres_tx import PostgresTx
+from app.store.postgres_words import Statement, statement
 
 _BEGIN = f"""
 BEGIN; SELECT pg_advisory_xact_lock({LOCK});
@@ -23,6 +24,8 @@ INSERT INTO commits (writer, batch, at_us) VALUES ('{{writer}}', {{batch}}, {NOW
 ON CONFLICT (writer) DO UPDATE SET batch = EXCLUDED.batch, at_us = EXCLUDED.at_us
 RETURNING at_us
 """  # noqa: S608  (nothing in it is anybody's but ours)
+_SAVEPOINT = statement("savepoint", "SAVEPOINT operation")
+_RELEASE = statement("release", "RELEASE operation")
 Result = tuple[Any, BaseException | None]
 Batch = tuple[list[Result], list[object]]
 """A result for each operation, and what is to be told once it is durable."""
@@ -145,23 +148,28 @@ class Writer:
 
     def _run_together(self, link: Link, operations: list[Operation[Any]], now_us: int) -> Batch:
         results, facts = list[Result](), list[object]()
-        link.simple("SAVEPOINT operation")
         for op in operations:
+            link.later(_SAVEPOINT, {})
             tx = PostgresTx(link, self._statements, now_us)
             value, error = self._run_one(link, op, tx)
             if error is None:
                 facts.extend(tx.facts)
-            else:
-                link.simple("ROLLBACK TO operation")
             results.append((value, error))
-            if len(results) < len(operations):
-                link.simple("RELEASE operation; SAVEPOINT operation")
+            put_off = link.forget()
+            if _SAVEPOINT not in put_off:  # else it ran no statement
+                if error is not None:
+                    link.simple("ROLLBACK TO operation")
+                link.later(_RELEASE, {})
+            elif _RELEASE in put_off:
+                link.later(_RELEASE, {})
+        link.forget()
         return results, facts
 
     def _run_one(self, link: Link, op: Operation[Any], tx: PostgresTx) -> Result:
         """What the operation says, or the error that is its own."""
         try:
             value = op(tx)
+            tx.end()
         except psycopg.Error as error:
             if not is_own_fault(error):
                 raise  # the database's trouble is everybody's
@@ -190,6 +198,7 @@ class Writer:
         link = self._link
         if link is None:
             return
+        link.forget()
         if not link.usable and link.connected:
             with suppress(psycopg.Error):
                 link.simple("ROLLBACK")

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
-from app.store.port import Row
+from app.store.port import Params, Row
 
 
 class SqliteTx:
@@ -28,6 +28,15 @@ class SqliteTx:
 
     def run(self, query: str, **params: object) -> int:
         return self._connection.execute(self._queries[query], params).rowcount
+
+    def one_each(self, query: str, many: Sequence[Params]) -> list[Row | None]:
+        return [self._connection.execute(self._queries[query], each).fetchone() for each in many]
+
+    def run_each(self, query: str, many: Sequence[Params]) -> list[int]:
+        return [self._connection.execute(self._queries[query], each).rowcount for each in many]
+
+    def later(self, query: str, **params: object) -> None:
+        self._connection.execute(self._queries[query], params)
 
     def after_commit(self, fact: object) -> None:
         self.facts.append(fact)

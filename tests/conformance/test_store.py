@@ -139,6 +139,101 @@ async def test_wrong_statement_is_its_own_operations_fault(store, break_it):
     assert found == [True, False, True]
 
 
+def account(name: str) -> dict[str, object]:
+    """The parameters of a new account."""
+    return {"scope": "task", "id": name, "owner": "o", "limit_nano": 10, "warn_at_nano": None}
+
+
+async def test_many_statements_in_one_go(store):
+    """One result for each, in order; of none there is none."""
+
+    def op(tx: Tx) -> tuple[list[int], list[Any]]:
+        counts = tx.run_each("open_account", [account("a"), account("b"), account("a")])
+        keys = [{"scope": "task", "id": name} for name in "bxa"]
+        return counts, tx.one_each("read_account", keys)
+
+    counts, (b, missing, a) = await store.write(op)
+    assert counts == [1, 1, 0]
+    assert (a["limit_nano"], missing, b["limit_nano"]) == (10, None, 10)
+    assert await store.read(lambda tx: tx.one_each("read_account", [])) == []
+    assert await store.write(lambda tx: tx.run_each("open_account", [])) == []
+
+
+async def test_one_of_many_statements_fails(store):
+    """Its operation is undone with those before it; the neighbours are kept."""
+
+    def wrong(tx: Tx) -> None:
+        tx.run_each("open_account", [account("lost"), {**account("x"), "scope": "?"}, account("y")])
+
+    results = await asyncio.gather(
+        store.write(lambda tx: open_account(tx, "before")),
+        store.write(wrong),
+        store.write(lambda tx: open_account(tx, "after")),
+        return_exceptions=True,
+    )
+    assert [type(result) for result in results[::2]] == [type(None)] * 2
+    assert isinstance(results[1], Exception)
+    found = [
+        await store.read(lambda tx, n=name: exists(tx, n)) for name in ("before", "lost", "after")
+    ]
+    assert found == [True, False, True]
+
+
+async def test_what_is_put_off_belongs_to_its_operation(store):
+    """It is seen by the next statement, done by the operation's end, and undone with it."""
+
+    def seen(tx: Tx) -> bool:
+        tx.later("open_account", **account("seen"))
+        return exists(tx, "seen")
+
+    def last(tx: Tx) -> None:
+        tx.later("open_account", **account("last"))
+
+    def failing(tx: Tx) -> None:
+        tx.later("open_account", **account("undone"))
+        raise Boom
+
+    def wrong(tx: Tx) -> str:
+        tx.later("open_account", **{**account("wrong"), "scope": "?"})
+        return "its value is never seen"
+
+    operations = [seen, last, failing, wrong, lambda tx: append(tx, "s"), last, failing]
+    results = await asyncio.gather(*map(store.write, operations), return_exceptions=True)
+    assert results[:2] == [True, None]
+    assert results[4:6] == [1, None]
+    assert [isinstance(result, Exception) for result in results] == [
+        False, False, True, True, False, False, True
+    ]  # fmt: skip
+    with pytest.raises(Boom):
+        await store.write(failing)
+    with pytest.raises(Exception, match=r"(?i)check constraint"):
+        await store.write(wrong)
+    names = ("seen", "last", "undone", "wrong")
+    found = [await store.read(lambda tx, n=name: exists(tx, n)) for name in names]
+    assert found == [True, True, False, False]
+
+
+async def test_operations_without_a_statement(store):
+    """They fail and succeed between others like any other."""
+
+    def failing(_tx: Tx) -> None:
+        raise Boom
+
+    operations = [
+        lambda tx: append(tx, "s"),
+        lambda tx: tx.now_us,
+        failing,
+        lambda tx: append(tx, "s"),
+        failing,
+        lambda tx: append(tx, "s"),
+        failing,
+    ]
+    results = await asyncio.gather(*map(store.write, operations), return_exceptions=True)
+    assert [results[0], results[3], results[5]] == [1, 2, 3]
+    assert all(isinstance(results[number], Boom) for number in (2, 4, 6))
+    assert await numbers(store, "s") == [1, 2, 3]
+
+
 async def test_facts_come_after_the_commit_and_in_order(store):
     """The listener hears facts in the order of their operations, when their rows can be read."""
     heard: list[int] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from app.domain.clock import Clock
-from app.store.port import Operation, Row, T, Tx
+from app.store.port import Operation, Params, Row, T, Tx
 from tests.simulation.now import Nature
 from tests.simulation.process import MakeStore
 from tests.simulation.store import SimulatedStore
@@ -41,6 +41,15 @@ class _Through:
 
     def run(self, query: str, **params: object) -> int:
         return self._tx.run(query, **params)
+
+    def one_each(self, query: str, many: Sequence[Params]) -> list[Row | None]:
+        return [self.one(query, **params) for params in many]
+
+    def run_each(self, query: str, many: Sequence[Params]) -> list[int]:
+        return [self.run(query, **params) for params in many]
+
+    def later(self, query: str, **params: object) -> None:
+        self.run(query, **params)
 
     def after_commit(self, fact: object) -> None:
         self._tx.after_commit(fact)

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import psycopg
 
-from app.store.postgres_link import statement
+from app.store.postgres_words import statement
 
 LIVE = {
     "pruned_tasks_halfway",

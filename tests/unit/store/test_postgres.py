@@ -12,9 +12,10 @@ import pytest
 from app.domain.errors import StoreTooNew, StoreUnavailable
 from app.store.port import Tx
 from app.store.postgres import PostgresStore
-from app.store.postgres_link import Link, place_of, rows_of, statement
+from app.store.postgres_link import Link, place_of
 from app.store.postgres_schema import prepare
 from app.store.postgres_tx import load_statements
+from app.store.postgres_words import rows_of, statement
 from app.store.queries import load_migrations
 from tests.conformance.test_queries import STORY
 from tests.support.postgres import Server
@@ -134,13 +135,13 @@ class TestStatements:
         """Whole numbers, text, bytes and NULL; sums are whole numbers, too."""
         wanted = statement("q", f"SELECT CAST(:value AS {kind}) AS value")
         with closing(Link(database_url)) as link:
-            assert rows_of(link.execute(wanted, {"value": value})) == [{"value": value}]
+            assert rows_of(*link.execute_each(wanted, [{"value": value}])) == [{"value": value}]
 
     def test_text_with_a_nul_is_refused_whole(self, database_url: str) -> None:
         """It would end at the NUL on its way; nothing is sent instead."""
         wanted = statement("q", "SELECT CAST(:value AS TEXT) AS value")
         with closing(Link(database_url)) as link, pytest.raises(ValueError, match="NUL"):
-            link.execute(wanted, {"value": "a\x00b"})
+            link.execute_each(wanted, [{"value": "a\x00b"}])
 
     async def test_a_statement_outlives_a_change_of_its_table(self, database_url: str) -> None:
         """A newer version adds a column under a running one: at most one answer says "not now"."""
