@@ -98,6 +98,7 @@ def _killed_after(
         connection.execute("SELECT pg_terminate_backend(%s, 5000)", [dying.info.backend_pid])
 
 
+@pytest.mark.timeout(180)
 async def test_on_postgres_killed_after_every_statement(postgres: Server, tmp_path: Path) -> None:
     """From the first version to this one: each migration cut everywhere, then done; the schema is a fresh one's."""
     fresh, old = postgres.create(), postgres.create()
