@@ -351,6 +351,7 @@ def _defaults(settings: Settings) -> Defaults:
         complexity=settings.default_complexity,
         thresholds=Thresholds(settings.auto_medium_score, settings.auto_complex_score),
         weights=shipped(),
+        classify=settings.auto_classifier,
         task_budget_nano=nano_from_usd(settings.task_budget_usd),
         session_budget_nano=nano_from_usd(settings.session_budget_usd),
         service=service_limits(settings),

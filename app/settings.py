@@ -116,6 +116,10 @@ class Settings(BaseSettings):
     auto_complex_score: float = Field(
         0.80, ge=0, le=1, description="From this score on the router takes a task for complex."
     )
+    auto_classifier: bool = Field(
+        default=False,
+        description="The router's choice is put to the cheapest route first: a short call, charged to the task.",
+    )
     escalation_limit: int = Field(
         2,
         ge=0,

@@ -101,9 +101,8 @@ def _why(
     verdict: Verdict, answer: ModelAnswer, transcript: Transcript, asked_tokens: int
 ) -> str | None:
     """Why another model should go on; None when it should not, or cannot."""
-    spec = transcript.spec
-    last_step = transcript.step + 1 >= spec.max_steps
-    if not spec.escalate or transcript.closing or last_step:
+    last_step = transcript.steps_left <= 1
+    if not transcript.spec.escalate or transcript.closing or last_step:
         return None
     if transcript.messages[-1]["role"] != "user":  # a turn that this model began and left open
         return None

@@ -8,6 +8,7 @@ from app.agent.transcript import Transcript
 from app.budget.scopes import Payer
 from app.domain.task import Claim, Conclusion, Outcome, TaskError
 from app.journal.journal import Recorded
+from app.llm.caller import OVERCHARGED
 from app.store.port import Tx
 
 Conclude = Callable[[Tx, Conclusion], None]
@@ -51,6 +52,12 @@ class Job:
     deadline_s: float = math.inf
     """Reading of the monotonic clock at which the task is given up: a clock that is set changes nothing of it."""
     history: History = field(default_factory=History)
+
+
+OVERCHARGED_END = Conclusion(
+    Outcome.UPSTREAM_FAILED, error=TaskError(OVERCHARGED.error_type, OVERCHARGED.message)
+)
+"""The end of a task whose upstream reported more than can have been."""
 
 
 def with_partial(job: Job, outcome: Outcome, error: TaskError) -> Conclusion:

@@ -3,8 +3,9 @@
 import asyncio
 from dataclasses import dataclass, replace
 
+from app.agent.classify import Classifier, due
 from app.agent.escalation import NO_LADDER, Ladder, given_up
-from app.agent.job import HistoryLimits, Job, with_partial
+from app.agent.job import OVERCHARGED_END, HistoryLimits, Job, with_partial
 from app.agent.spent import Cheaper, Fits, SpentBudget, no_cheaper
 from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT, Transcript
 from app.agent.verdict import AskAgain, Finish, RunTools, Verdict, judge
@@ -16,7 +17,7 @@ from app.journal.events import ModelEscalated, ToolFinished, ToolStarted
 from app.journal.journal import append, fence, may_start
 from app.llm.answers import ToolUse, to_json
 from app.llm.call import Call, CallFailed, Drain, Parked
-from app.llm.caller import OVERCHARGED, Caller
+from app.llm.caller import Caller
 from app.llm.models import facts_of
 from app.llm.provider import ModelAnswer, ModelRequest
 from app.observe.logs import Redactor
@@ -46,7 +47,7 @@ class _Recorded:
             case Finish(conclusion=conclusion):
                 self.job.conclude(tx, conclusion)
             case _ if settled.surplus_nano:
-                self.job.conclude(tx, _OVERCHARGED)
+                self.job.conclude(tx, OVERCHARGED_END)
             case RunTools(uses=uses) if may_start(tx, self.job.claim.subject):
                 for use in uses:
                     append(tx, self.job.claim.subject, _started(use, self.step))
@@ -54,11 +55,6 @@ class _Recorded:
                 append(tx, self.job.claim.subject, self.escalated)
             case _:
                 pass
-
-
-_OVERCHARGED = Conclusion(
-    Outcome.UPSTREAM_FAILED, error=TaskError(OVERCHARGED.error_type, OVERCHARGED.message)
-)
 
 
 class AgentLoop:
@@ -81,6 +77,7 @@ class AgentLoop:
     ) -> None:
         self._store = store
         self._spent = SpentBudget(store, clock, cheaper)
+        self._classifier = Classifier(store, caller, clock)
         self._ladder = ladder
         self._caller = caller
         self._tools = tools
@@ -117,22 +114,27 @@ class AgentLoop:
             if bounded is not None:
                 return bounded
             try:
-                move, settled = await self._step(job, definitions)
+                if await self._advance(job, definitions):
+                    return None
             except BudgetExhausted as error:
                 end = given_up(job, error) or await self._spent.decide(
                     job, error, self._fits(job, definitions, error)
                 )
                 if end is not None:
                     return end
-                continue
             except CallFailed as error:
                 return _call_failed(job, error)
-            if isinstance(move.verdict, Finish) or settled.surplus_nano:
-                return None
+
+    async def _advance(self, job: Job, definitions: tuple[dict[str, object], ...]) -> bool:
+        """One answer more; whether the task's end is recorded with it."""
+        if due(job):
+            return not await self._classifier.classify(job)
+        move, settled = await self._step(job, definitions)
+        return isinstance(move.verdict, Finish) or settled.surplus_nano > 0
 
     def _bounded_end(self, job: Job) -> Conclusion | None:
         """The end of a task that may not take another step."""
-        if job.transcript.step >= job.claim.spec.max_steps:
+        if job.transcript.steps_left <= 0:
             return _out_of_steps(job)
         if self._history_limits.reached(job.history):
             return _history_full(job, self._history_limits)

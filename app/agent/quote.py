@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app.agent.classify import question
 from app.agent.transcript import TOOL_CALLS_LIMIT, enlarged_max_tokens
 from app.domain.task import BudgetPolicy, TaskSpec
 from app.llm.bound import UnboundedContent, prompt_bound, worst_case_nano
@@ -72,6 +73,14 @@ def worst_nano(
         if spec.downgrade or (spec.escalate and spec.tools):
             prompt = facts.context_window_tokens
     return total
+
+
+def classifier_worst_nano(spec: TaskSpec, row: PriceRow, limits: QuoteLimits) -> int:
+    """The most that the second opinion can cost, every attempt lost; `row` is whom it is asked of."""
+    facts, request = facts_of(row.model), question(spec, row.model)
+    return limits.attempts * worst_case_nano(
+        row, facts, prompt_bound(request, facts), request.max_tokens
+    )
 
 
 def likely_nano(spec: TaskSpec, row: PriceRow, tools: tuple[JsonObject, ...]) -> int:

@@ -16,6 +16,7 @@ from app.journal.events import (
     ModelAnswered,
     ModelDowngraded,
     ModelEscalated,
+    ModelRouted,
     TaskRetried,
     ToolFinished,
     ToolStarted,
@@ -67,6 +68,10 @@ class Transcript:
     continuations: int = 0
     closing: bool = False
     """The next answer is the last: the budget is spent but for it."""
+    aside: int = 0
+    """Answers that were no step of the task's own: the classifier's."""
+    classified: bool = False
+    """Its complexity is found for good."""
     escalations: int = 0
     """Steps up to a dearer model so far."""
     escaped_from: str | None = None
@@ -96,12 +101,20 @@ class Transcript:
         """A task that has not asked anything yet."""
         return cls(spec, spec.model, spec.max_tokens, [{"role": "user", "content": spec.text}])
 
+    @property
+    def steps_left(self) -> int:
+        """Answers that the task may still ask for."""
+        return self.spec.max_steps - (self.step - self.aside)
+
     def asked(self, prompt_tokens: int, max_tokens: int, bound: Bound = Bound.PROVED) -> None:
         """Take down the bounds of the question that leaves now. An estimate is none: nothing may build on it."""
         self._asked = (prompt_tokens, max_tokens) if bound is Bound.PROVED else None
 
     def answered(self, answer: ModelAnswer, move: str) -> None:
         """Take the answer in: what is kept of it follows from the move that was decided on."""
+        if move == "classify":
+            self.classification_answered()
+            return
         self.step += 1
         self.escaped_from = None
         self.tries = Tries()
@@ -156,6 +169,20 @@ class Transcript:
         self.messages = [m for m in map(_without_thinking, self.messages) if m["content"]]
         self._known = self._asked = None
         self.switched_at = len(self.messages)
+
+    def classification_answered(self) -> None:
+        """Take down that the classifier has answered; nothing of what it said is part of the conversation."""
+        self.step += 1
+        self.aside += 1
+        self.tries = Tries()
+
+    def routed(self, model: str) -> None:
+        """Let the model answer that was found for good. What the classifier's call met is not its fault."""
+        self.classified = True
+        self.tries.failures, self.tries.failing_since_us = 0, None
+        if model != self.model:
+            self.switch_model(model)
+        self._asked = None
 
     def escalate(self, event: ModelEscalated) -> None:
         """Let a dearer model answer what this one could not."""
@@ -286,15 +313,27 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
             case ToolFinished(call_id=call_id, is_error=is_error):
                 content = (entry.body or b"").decode()
                 transcript.tool_answered(call_id, content, is_error=is_error)
-            case ModelDowngraded(to_model=model):
-                transcript.switch_model(model)
-            case ModelEscalated() as event:
-                transcript.escalate(event)
+            case ModelDowngraded() | ModelEscalated() | ModelRouted() as event:
+                _change_model(transcript, event)
             case BudgetFinalizing(results_cut=results_cut):
                 transcript.finalizing(results_cut=results_cut, undone=number < latest)
             case _:
                 _recount(transcript, entry)
     return transcript
+
+
+def _change_model(
+    transcript: Transcript, event: ModelDowngraded | ModelEscalated | ModelRouted
+) -> None:
+    match event:
+        case ModelDowngraded(to_model=model):
+            transcript.switch_model(model)
+        case ModelEscalated():
+            transcript.escalate(event)
+        case ModelRouted(by="classifier" | "fallback", model=model):
+            transcript.routed(model)
+        case ModelRouted():  # what the task was accepted with: its spec says so, too
+            pass
 
 
 def _recount(transcript: Transcript, entry: Recorded) -> None:

@@ -57,7 +57,7 @@ def judge(answer: ModelAnswer, transcript: Transcript, asked_tokens: int) -> Ver
     """
     if transcript.closing:
         return _closed(answer, transcript)
-    last_step = transcript.step + 1 >= transcript.spec.max_steps
+    last_step = transcript.steps_left <= 1
     match answer.stop_reason:
         case "end_turn" | "stop_sequence":
             return _ended(answer, transcript, last_step=last_step)

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from app.agent.quote import likely_nano, worst_nano
+from app.agent.classify import cheapest
+from app.agent.quote import classifier_worst_nano, likely_nano, worst_nano
 from app.api import present
 from app.api.guarded import GuardedRoute
 from app.api.problems import budget_members
@@ -19,7 +20,7 @@ from app.budget.accounts import Balance, find_balance
 from app.budget.scopes import session_scope
 from app.domain.clock import US_PER_S
 from app.domain.money import usd_from_nano
-from app.domain.task import Complexity
+from app.domain.task import Complexity, TaskSpec
 from app.llm.pricing import PriceRow
 from app.queue.verbs import spec_of
 from app.store.port import Tx
@@ -124,10 +125,7 @@ def _history(tx: Tx, submission: Submission) -> list[int]:
 def _quote(services: Services, submission: Submission, seen: _Seen) -> dict[str, Any]:
     spec, row = submission.spec, _row(services, submission)
     tools = services.tools.definitions(spec.tools)
-    uncapped = max(
-        worst_nano(spec, candidate, tools, services.defaults.quote)
-        for candidate in candidate_rows(services, spec)
-    )
+    uncapped = _uncapped_nano(services, spec)
     known = len(seen.costs_nano) >= HISTORY_MINIMUM
     likely = -(-sum(seen.costs_nano) // len(seen.costs_nano)) if known else None
     likely = likely_nano(spec, row, tools) if likely is None else likely
@@ -155,6 +153,17 @@ def _quote(services: Services, submission: Submission, seen: _Seen) -> dict[str,
         "accepted": blocked is None,
         "blocked_by": blocked,
     }
+
+
+def _uncapped_nano(services: Services, spec: TaskSpec) -> int:
+    """The worst case of any model that may answer, and of the second opinion before it."""
+    limits, tools = services.defaults.quote, services.tools.definitions(spec.tools)
+    rows = candidate_rows(services, spec)
+    worst = max(worst_nano(spec, row, tools, limits) for row in rows)
+    if spec.classify and spec.routing is not None:
+        (asked,) = (row for row in rows if row.model == cheapest(spec.routing).model)
+        worst += classifier_worst_nano(spec, asked, limits)
+    return worst
 
 
 def _row(services: Services, submission: Submission) -> PriceRow:

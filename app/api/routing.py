@@ -3,12 +3,20 @@
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from app.agent.classify import routed_event
 from app.agent.quote import likely_nano, worst_nano
 from app.api.schemas import TaskIn
 from app.api.services import Defaults, Services
 from app.domain.clock import US_PER_S
 from app.domain.errors import SubmissionRefused
-from app.domain.task import Alternative, AskedComplexity, Complexity, Routing, TaskSpec
+from app.domain.task import (
+    Alternative,
+    AskedComplexity,
+    BudgetPolicy,
+    Complexity,
+    Routing,
+    TaskSpec,
+)
 from app.journal.events import ModelRouted
 from app.llm.router import route
 from app.llm.routing.decide import Decision, decide
@@ -53,11 +61,17 @@ def may_escalate(body: TaskIn, chosen: Chosen) -> bool:
     return chosen.decision is not None if body.escalate is None else body.escalate
 
 
+def to_classify(defaults: Defaults, body: TaskIn, chosen: Chosen) -> bool:
+    """Whether a model is to be asked, too. Not where a closing turn's price is held back: that is all of the budget."""
+    finalize = body.on_budget is BudgetPolicy.FINALIZE
+    return defaults.classify and chosen.decision is not None and not finalize
+
+
 def routing_of(services: Services, spec: TaskSpec, decision: Decision) -> Routing:
     """The decision as the task keeps it, with what each route would cost by today's prices."""
     today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
     tools = services.tools.definitions(spec.tools)
-    alone = replace(spec, downgrade=False, escalate=False)
+    alone = replace(spec, downgrade=False, escalate=False, classify=False)
     found = []
     for complexity, model in services.defaults.routes.items():
         row = services.prices.row(model, today)
@@ -69,22 +83,4 @@ def routing_of(services: Services, spec: TaskSpec, decision: Decision) -> Routin
 
 def routed(spec: TaskSpec, made: Routing) -> ModelRouted:
     """The event that tells of it."""
-    of = {other.complexity: other for other in made.alternatives}
-    simple, medium, hard = of[Complexity.SIMPLE], of[Complexity.MEDIUM], of[Complexity.COMPLEX]
-    return ModelRouted(
-        by="router",
-        complexity=spec.complexity,
-        model=spec.model,
-        reason=spec.model_reason,
-        score=made.score,
-        signals=tuple(f"{signal.name} {signal.effect:+.2f}" for signal in made.signals),
-        simple_model=simple.model,
-        simple_likely_nano=simple.likely_nano,
-        simple_worst_nano=simple.worst_nano,
-        medium_model=medium.model,
-        medium_likely_nano=medium.likely_nano,
-        medium_worst_nano=medium.worst_nano,
-        complex_model=hard.model,
-        complex_likely_nano=hard.likely_nano,
-        complex_worst_nano=hard.worst_nano,
-    )
+    return routed_event(made, spec.complexity, spec.model, by="router", reason=spec.model_reason)

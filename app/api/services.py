@@ -36,6 +36,7 @@ class Defaults:
     thresholds: Thresholds
     weights: Weights
     """What the router knows."""
+    classify: bool
     task_budget_nano: int
     session_budget_nano: int
     service: ServiceLimits

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from app.agent.quote import first_prompt_tokens
 from app.api.parents import NO_PARENT, Parent, check_parent, parent_of
-from app.api.routing import choose, may_escalate, routed, routing_of
+from app.api.routing import choose, may_escalate, routed, routing_of, to_classify
 from app.api.schemas import TaskIn
 from app.api.services import Services
 from app.budget.accounts import Balance, ServiceLimits, balance, open_account, shared_balances
@@ -91,6 +91,7 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         ancestors=parent.ancestors,
         run_at_us=run_at_of(body.run_at, now_us),
         escalate=may_escalate(body, chosen),
+        classify=to_classify(defaults, body, chosen),
     )
     subject = Subject(new_id("task", now_us), session_id, who.owner)
     least_nano = minimal_nano(services, spec)
@@ -138,7 +139,7 @@ def minimal_nano(services: Services, spec: TaskSpec) -> int:
     """The price of the smallest useful call; of a task that may be downgraded, by the cheapest model it can get."""
     tools = services.tools.definitions(spec.tools)
     try:
-        rows = candidate_rows(services, replace(spec, escalate=False))
+        rows = candidate_rows(services, replace(spec, escalate=False, classify=False))
     except UnknownModel as error:
         raise SubmissionRefused("model", str(error)) from error
     return min(first_call_nano(spec, row, tools) for row in rows)
@@ -156,7 +157,9 @@ def candidate_rows(services: Services, spec: TaskSpec) -> list[PriceRow]:
     found = {
         row.model: row
         for row in routes
-        if spec.downgrade or (spec.escalate and token_price(row) > token_price(own))
+        if spec.downgrade
+        or spec.classify
+        or (spec.escalate and token_price(row) > token_price(own))
     }
     found[own.model] = own
     return [found[model] for model in sorted(found)]

@@ -158,6 +158,8 @@ class TaskSpec:
     """Not to be started before."""
     routing: Routing | None = None
     """How its complexity was found; None where the client named it."""
+    classify: bool = False
+    """The cheapest route is asked for a second opinion before the task begins."""
     escalate: bool = False
     """The next dearer route goes on where the model refuses, is cut off, says nothing or goes in circles."""
 

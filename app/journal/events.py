@@ -46,7 +46,8 @@ class ModelRouted(Event):
 
     name: ClassVar[str] = "model_routed"
     by: str
-    """`router`: the local one."""
+    """`router`: the local one, when the task is accepted; `classifier`: a model's second opinion, which goes before
+    it; `fallback`: there was none to be had, and the router's word stands."""
     complexity: str
     model: str
     reason: str
@@ -155,7 +156,7 @@ class ModelAnswered(Event):
     model: str
     stop_reason: str | None
     move: str
-    """What follows: `finish`, `run_tools`, `continue`, `nudge`, `enlarge` or `escalate`."""
+    """What follows: `finish`, `run_tools`, `continue`, `nudge`, `enlarge`, `escalate` or `classify`."""
     input_tokens: int
     output_tokens: int
     cache_read_tokens: int

@@ -56,7 +56,7 @@ class Move(Protocol):
 
     @property
     def name(self) -> str:
-        """`finish`, `run_tools`, `continue`, `nudge`, `enlarge` or `escalate`."""
+        """`finish`, `run_tools`, `continue`, `nudge`, `enlarge`, `escalate` or `classify`."""
         ...
 
     def write(self, tx: Tx, settled: Settled) -> None:

@@ -181,3 +181,56 @@ class TestEscalation:
             ended = await bursar.finished(made["id"])
             assert ended["outcome"] == "refused"
             assert [seen.request["model"] for seen in bursar.simulator.log.seen] == [SONNET]
+
+
+class TestClassifier:
+    """A second opinion, when the service is set to ask for one."""
+
+    async def test_it_is_asked_of_the_cheapest_and_charged_to_the_task(
+        self, tmp_path: Path
+    ) -> None:
+        """Two calls, two lines in the ledger, one bill; the quote covers both."""
+        task = PLAIN + ' [[sim {"answer": "complex"}]]'
+        async with started(tmp_path, auto_classifier=True) as bursar:
+            body = {"task": task, "complexity": "auto", "budget_usd": 900, "escalate": False}
+            quote = (await bursar.client.post("/quotes", json=body)).json()
+            made = await bursar.run(task, complexity="auto", budget_usd=900, escalate=False)
+            assert (made["outcome"], made["steps"], made["calls"]) == ("answered", 2, 2)
+            asked = [seen.request["model"] for seen in bursar.simulator.log.seen]
+            assert asked == [HAIKU, OPUS]
+            first, second = await routed(bursar, made["id"])
+            assert (first["by"], first["model"]) == ("router", HAIKU)
+            assert (second["by"], second["model"]) == ("classifier", OPUS)
+            assert bursar.simulator.bill.total.nano == round(made["cost_usd"] * 1e9)
+            assert made["cost_usd"] < quote["worst_case_usd"]
+            assert quote["worst_case_usd"] > quote["routing"]["alternatives"][-1]["worst_case_usd"]
+
+    async def test_a_crash_in_mid_question(self, tmp_path: Path) -> None:
+        """The next process does not ask again: the lost call is presumed spent, the router's word stands."""
+        async with started(tmp_path, auto_classifier=True) as bursar:
+            bursar.script(HANG)
+            made = await bursar.submit(PLAIN, complexity="auto")
+            await bursar.saw(made["id"], "attempt_started")
+        async with started(tmp_path, auto_classifier=True) as bursar:
+            ended = await bursar.finished(made["id"])
+            assert (ended["outcome"], ended["steps"]) == ("answered", 1)
+            assert ended["cost"]["presumed_usd"] > 0
+            assert [told["by"] for told in await routed(bursar, made["id"])] == [
+                "router",
+                "fallback",
+            ]
+            assert len(bursar.simulator.log.seen) == 1
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {},
+            {"complexity": "complex"},
+            {"complexity": "auto", "model": HAIKU},
+            {"complexity": "auto", "on_budget": "finalize"},
+        ],
+    )
+    async def test_it_is_not_asked_otherwise(self, tmp_path: Path, fields: dict[str, Any]) -> None:
+        """Only where the router chose, and not where a closing turn's price is held back."""
+        async with started(tmp_path, auto_classifier=True) as bursar:
+            assert (await bursar.run(PLAIN, **fields))["steps"] == 1
