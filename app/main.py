@@ -166,7 +166,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     floor_bytes = settings.disk_floor_bytes if settings.database_url is None else 0
     space = DiskSpace(settings.data_dir, clock, floor_bytes=floor_bytes)
     queue = _queue(settings, role, store, clock, lease, space)
-    loop = _agent_loop(settings, clock, prices, tools, store, provider, turns)
+    loop = _agent_loop(settings, clock, prices, tools, store, provider, turns, lease)
     pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=slots)
     housekeeper = Housekeeper(
         store,
@@ -197,7 +197,8 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     metrics.running.set_function(lambda: pool.running)
     app = create_app(__version__, probes_only=role is Role.WORKER)
     app.state.services = services
-    keeper = _keeper(settings, clock, store, lease, pool, metrics)
+    terms = LeaseTerms(settings.heartbeat_s, settings.lease_s, settings.run_limit, slots)
+    keeper = LeaseKeeper(store, clock, lease, terms, pool.abandon, metrics, alone=store.alone)
     ears = _ears(settings, store, services, pool)
     return Service(
         app,
@@ -252,24 +253,6 @@ async def _no_log() -> bool:
     return True
 
 
-def _keeper(
-    settings: Settings,
-    clock: Clock,
-    store: ListenedStore,
-    lease: Lease,
-    pool: WorkerPool,
-    metrics: Metrics,
-) -> LeaseKeeper:
-    def on_lost() -> None:
-        metrics.leases_lost.inc()
-        pool.abandon()
-
-    terms = LeaseTerms(settings.heartbeat_s, settings.lease_s, settings.run_limit)
-    return LeaseKeeper(
-        store, clock, lease, terms, slots=pool.slots, alone=store.alone, on_lost=on_lost
-    )
-
-
 def _agent_loop(  # noqa: PLR0917  (see `wire`)
     settings: Settings,
     clock: Clock,
@@ -278,6 +261,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
     store: ListenedStore,
     provider: Provider,
     turns: Turns,
+    lease: Lease,
 ) -> AgentLoop:
     """What thinks, and how it asks a model."""
     retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
@@ -292,6 +276,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         clock,
         limits,
         drain=drain,
+        lease=lease,
         redactor=redactor,
         service=service_limits(settings),
     )
@@ -308,6 +293,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         cheaper=tiers.cheaper,
         ladder=Ladder(tiers.stronger, tiers.row, settings.escalation_limit),
         drain=drain,
+        lease=lease,
         redactor=redactor,
         history_limits=HistoryLimits(settings.task_event_limit, settings.task_history_limit_bytes),
     )

@@ -12,6 +12,7 @@ from app.agent.verdict import AskAgain, Finish, RunTools, Verdict, judge
 from app.budget.ledger import Settled
 from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
+from app.domain.lease import Lease
 from app.domain.task import Bound, BudgetPolicy, Claim, Conclusion, Outcome, TaskError
 from app.journal.events import ModelEscalated, ToolFinished, ToolStarted
 from app.journal.journal import append, fence, may_start
@@ -72,6 +73,7 @@ class AgentLoop:
         cheaper: Cheaper = no_cheaper,
         ladder: Ladder = NO_LADDER,
         drain: Drain | None = None,
+        lease: Lease | None = None,
         redactor: Redactor | None = None,
         history_limits: HistoryLimits | None = None,
     ) -> None:
@@ -85,6 +87,7 @@ class AgentLoop:
         self._tool_limits = tool_limits
         self._stream_above_tokens = stream_above_tokens
         self._drain = drain or Drain()
+        self._lease = lease or Lease()
         self._redactor = redactor or Redactor()
         self._history_limits = history_limits or HistoryLimits()
 
@@ -209,6 +212,8 @@ class AgentLoop:
         pending = job.transcript.pending
         if not pending:
             return
+        if not self._lease.is_sure(self._clock.monotonic_s()):  # the process was stopped, say
+            await self._store.read(lambda tx: fence(tx, job.claim.subject))
         resumed = job.transcript.started
         results = await asyncio.gather(
             *(self._answer_tool(job, use, known=use.id in resumed) for use in pending)

@@ -8,7 +8,7 @@ from contextlib import suppress
 class Lease:
     """Shared by who renews it and who relies on it. `worker` changes when a lease was lost."""
 
-    def __init__(self, worker: str) -> None:
+    def __init__(self, worker: str = "") -> None:
         self.worker = worker
         self.sure_until_s = math.inf
         """By the monotonic clock: until then nobody can have taken over. Later: ask the store."""

@@ -16,9 +16,11 @@ from app.budget.ledger import Attempt, Confirmed, Settled
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
+from app.domain.lease import Lease
 from app.domain.money import usd_from_nano
 from app.domain.task import Outcome, Subject
-from app.llm.booking import Late, book_answer, book_failure
+from app.journal.journal import fence
+from app.llm.booking import Late, book_answer, book_failure, book_unsent
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
 from app.llm.pricing import Cost, PriceBook, UnknownModel
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
@@ -72,6 +74,7 @@ class Caller:
         limits: CallLimits,
         *,
         drain: Drain | None = None,
+        lease: Lease | None = None,
         redactor: Redactor | None = None,
         service: ServiceLimits | None = None,
     ) -> None:
@@ -81,6 +84,7 @@ class Caller:
         self._turns = turns
         self._clock = clock
         self._limits = limits
+        self._lease = lease or Lease()
         self._redactor = redactor or Redactor()
         self._reserver = Reserver(
             store,
@@ -135,6 +139,8 @@ class Caller:
         held = await self._reserver.reserve(call, call.tries.made + 1)
         call.tries.made += 1
         started_s = self._clock.monotonic_s()
+        if not self._lease.is_sure(started_s):
+            await self._ask_the_store(held)
         left_s, progress = call.deadline_s - started_s, Progress()
         request = replace(
             call.request,
@@ -152,6 +158,21 @@ class Caller:
             await self._interrupted(held, started_s, progress)
             raise
         return await self._record(call, held, answer, move, started_s)
+
+    async def _ask_the_store(self, held: Held) -> None:
+        """The process was stopped, say, since it reserved: nothing may leave once others have taken over.
+
+        Raises:
+            StaleLease: they have.
+        """
+        try:
+            await self._store.read(lambda tx: fence(tx, held.attempt.subject))
+        except BaseException:
+            try:
+                await shielded(self._store, lambda tx: book_unsent(tx, held.attempt))
+            finally:
+                self._turns.ended(held.scopes)
+            raise
 
     async def _record(
         self, call: Call, held: Held, answer: ModelAnswer, move: M, started_s: float

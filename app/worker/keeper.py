@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from app.domain.clock import Clock
 from app.domain.lease import Lease
+from app.observe.metrics import Metrics
 from app.store.port import Store
 from app.worker.heartbeat import Heartbeat
 from app.worker.reaper import Reaper
@@ -13,11 +14,12 @@ from app.worker.recovery import take_over
 
 @dataclass(frozen=True, slots=True)
 class LeaseTerms:
-    """How long a lease lasts, how often it is renewed, how often a task may crash."""
+    """How long a lease lasts, how often it is renewed, how often a task may crash; how many the process runs."""
 
     heartbeat_s: float = 5.0
     lease_s: float = 15.0
     run_limit: int = 5
+    slots: int = 1
 
 
 class LeaseKeeper:
@@ -29,11 +31,15 @@ class LeaseKeeper:
         clock: Clock,
         lease: Lease,
         terms: LeaseTerms,
+        stop_runs: Callable[[], None],
+        metrics: Metrics,
         *,
-        slots: int,
         alone: bool,
-        on_lost: Callable[[], None],
     ) -> None:
+        def on_lost() -> None:
+            metrics.leases_lost.inc()
+            stop_runs()
+
         self._store = store
         self._run_limit = terms.run_limit
         self._alone = alone
@@ -43,7 +49,7 @@ class LeaseKeeper:
             lease,
             heartbeat_s=terms.heartbeat_s,
             lease_s=terms.lease_s,
-            slots=slots,
+            slots=terms.slots,
             alone=alone,
             on_lost=on_lost,
         )

@@ -5,12 +5,9 @@ Nothing in the service can be switched off: what a safeguard does in the databas
 
 import asyncio
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 
-from app.domain.clock import Clock
 from app.store.port import Operation, Params, Row, T, Tx
-from tests.simulation.now import Nature
 from tests.simulation.process import MakeStore
 from tests.simulation.store import SimulatedStore
 from tests.simulation.world import simulate
@@ -18,6 +15,7 @@ from tests.simulation.world import simulate
 _RESERVATION = "_reservation.<locals>.op"
 _ANSWER = "Caller._record.<locals>.<lambda>"
 _TAKE_OVER = "rescue_all.<locals>.<lambda>"
+_GIVE_BACK = "WorkerPool._let_go.<locals>.op"
 _GAP_S = 0.02
 """How long the second half of what belongs together stays behind."""
 
@@ -145,10 +143,8 @@ class _Rewritten(SimulatedStore):
 
     changes: dict[str, tuple[str, str]] = {}  # noqa: RUF012  (each class has its own)
 
-    def __init__(
-        self, folder: Path, clock: Clock, nature: Nature, at_commit: Callable[[str], bool]
-    ) -> None:
-        super().__init__(folder, clock, nature, at_commit)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         changed = dict(self._queries)
         for name, (safe, unsafe) in self.changes.items():
             assert safe in changed[name], f"{name} has no {safe!r} any more"
@@ -178,6 +174,62 @@ class NoTakeOver(_Rewritten):
     changes = {"orphaned_tasks": ("WHERE lease_owner", "WHERE 0 AND lease_owner")}  # noqa: RUF012
 
 
+class NoReaper(_Rewritten):
+    """Whoever renews a lease no more keeps it."""
+
+    changes = {"remove_silent_worker": ("WHERE", "WHERE 0 AND")}  # noqa: RUF012
+
+
+class NoHeartbeat(_Rewritten):
+    """A lease is taken and never renewed."""
+
+    changes = {  # noqa: RUF012
+        "renew_worker": (
+            "expires_at_us = :expires_at_us, beat_count = beat_count + 1",
+            "expires_at_us = CASE WHEN :expires_at_us > 0 THEN expires_at_us END",
+        )
+    }
+
+
+class ClaimAnyway(_Rewritten):
+    """A worker takes tasks whether or not it has a lease."""
+
+    changes = {  # noqa: RUF012
+        "worker_holds": (
+            "id = :id AND expires_at_us > :now_us",
+            ":id = :id AND :now_us = :now_us",
+        )
+    }
+
+
+class CrashForEver(_Rewritten):
+    """Nobody counts the crashes of a task."""
+
+    changes = {"requeue_task": ("crash_count + :crashed", "0 * :crashed")}  # noqa: RUF012
+
+
+class LateIsLost(_Rewritten):
+    """What was presumed stays so, whatever comes."""
+
+    changes = {"presumed_line": ("kind = 'presumed'", "kind = 'nothing'")}  # noqa: RUF012
+
+
+class _Trusting(_Through):
+    """Believes every run that it still holds its task."""
+
+    def one(self, query: str, **params: object) -> Row | None:
+        return {"held": 1} if query == "lease_holds" else super().one(query, **params)
+
+
+class GiveBackAnyway(SimulatedStore):
+    """A run gives its task back without asking whether it still holds it."""
+
+    async def write(self, op: Operation[T]) -> T:
+        if op.__qualname__ != _GIVE_BACK:
+            return await super().write(op)
+        return await super().write(lambda tx: op(_Trusting(tx)))
+
+
 class _Remembering(_Through):
     """Sees the accounts as they stood some time ago."""
 
@@ -202,10 +254,8 @@ class CheckApart(_Rewritten):
         "accounts_page": ("scope, id,", "scope, id, limit_nano,"),
     }
 
-    def __init__(
-        self, folder: Path, clock: Clock, nature: Nature, at_commit: Callable[[str], bool]
-    ) -> None:
-        super().__init__(folder, clock, nature, at_commit)
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
         self._connection.execute("PRAGMA ignore_check_constraints=ON")
 
     async def write(self, op: Operation[T]) -> T:
@@ -297,6 +347,12 @@ ABLATIONS: dict[str, MakeStore] = {
     "takeover of what a dead process held": NoTakeOver,
     "idempotency row in the task's transaction": AnswerApart,
     "idempotency row unique": KeyNotUnique,
+    "reaper": NoReaper,
+    "heartbeat": NoHeartbeat,
+    "claims under a lease only": ClaimAnyway,
+    "fence when a task is given back": GiveBackAnyway,
+    "late answers confirmed": LateIsLost,
+    "crashes counted": CrashForEver,
 }
 """Each safeguard, and the store without it."""
 

@@ -7,6 +7,7 @@ whose context it was made: those of a dead process never run, those of a frozen 
 
 import asyncio
 import heapq
+import math
 import threading
 from asyncio import base_events
 from collections.abc import Callable, Generator
@@ -36,8 +37,34 @@ class Fate:
     """The part of a process that the loop knows."""
 
     def __init__(self) -> None:
-        self.state = State.ALIVE
+        self._state = State.ALIVE
+        self._since: list[tuple[float, State]] = [(_now_s(), State.ALIVE)]
         self.parked: list[asyncio.Handle] = []
+
+    @property
+    def state(self) -> State:
+        """How it stands."""
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        if self._state is not State.DEAD:  # what is thawed after that is only cleared away
+            self._since.append((_now_s(), state))
+        self._state = state
+
+    @property
+    def undisturbed(self) -> bool:
+        """It lives, and always did."""
+        return len(self._since) == 1
+
+    def lived_s(self, since_s: float) -> float:
+        """For how long it was alive after that moment."""
+        ends = [at_s for at_s, _ in self._since[1:]] + [math.inf]
+        return sum(
+            max(end_s - max(at_s, since_s), 0.0)
+            for (at_s, state), end_s in zip(self._since, ends, strict=True)
+            if state is State.ALIVE
+        )
 
 
 PROCESS: ContextVar[Fate | None] = ContextVar("PROCESS", default=None)
@@ -185,6 +212,13 @@ class SeededLoop(base_events.BaseEventLoop):
 def _owner(handle: asyncio.Handle) -> Fate | None:
     context: Context = handle._context  # type: ignore[attr-defined]
     return context.get(PROCESS)
+
+
+def _now_s() -> float:
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:  # before the world begins, or after its end
+        return 0.0
 
 
 async def _some_steps(count: int) -> None:

@@ -8,6 +8,7 @@ from random import Random
 
 from app.domain.clock import US_PER_S
 from app.simulator.core import Simulator
+from tests.simulation.loop import Fate
 from tests.support.clock import START_US
 
 
@@ -28,6 +29,14 @@ class Nature:
     violations: list[str] = field(default_factory=list)
     ended: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
     """Tasks that were seen at their end, with when they had been due, and which end it was."""
+    workers: dict[str, "Fate"] = field(default_factory=dict)
+    """Every worker that ever had a lease, and its process."""
+    leased: set[str] = field(default_factory=set)
+    """Those that have one."""
+    claims: set[tuple[str, int]] = field(default_factory=set)
+    """Runs that were seen to begin."""
+    delivered: dict[str, tuple["Fate", float]] = field(default_factory=dict)
+    """Answers that a process had in its hands, by attempt, and when."""
     network_fails: float = 0.0
     """Share of requests that find no connection."""
     simulator: Simulator = field(init=False)
@@ -39,11 +48,12 @@ WORLD: ContextVar[Nature] = ContextVar("WORLD")
 class VirtualClock:
     """The loop's time as a wall clock; `skew_s` is what somebody set it wrong by."""
 
-    def __init__(self, nature: Nature) -> None:
+    def __init__(self, nature: Nature, own_skew_s: float = 0.0) -> None:
         self._nature = nature
+        self._own_skew_s = own_skew_s
 
     def now_us(self) -> int:
-        shown_s = asyncio.get_running_loop().time() + self._nature.skew_s
+        shown_s = asyncio.get_running_loop().time() + self._nature.skew_s + self._own_skew_s
         return START_US + int(shown_s * US_PER_S)
 
     def monotonic_s(self) -> float:

@@ -16,7 +16,7 @@ from tests.simulation.now import Nature, VirtualClock
 from tests.simulation.store import SimulatedStore
 from tests.simulation.upstream import Upstream
 
-MakeStore = Callable[[Path, Clock, Nature, Callable[[str], bool]], SimulatedStore]
+MakeStore = Callable[[Path, Clock, Nature, Callable[[str], bool], bool], SimulatedStore]
 REQUEST_TIMEOUT_S = 60.0
 
 
@@ -25,10 +25,23 @@ class ConnectionLost(Exception):  # noqa: N818  (what a client sees)
 
 
 class Process(Fate):
-    """A service over `settings.data_dir`. `up` is set once it takes work, `gone` once it has let go."""
+    """A service over `settings.data_dir`. `up` is set once it takes work, `gone` once it has let go.
 
-    def __init__(self, nature: Nature, settings: Settings, make_store: MakeStore) -> None:
+    Unless it is `alone` others may run on the same database; its clock is wrong by `skew_s`.
+    """
+
+    def __init__(
+        self,
+        nature: Nature,
+        settings: Settings,
+        make_store: MakeStore,
+        *,
+        alone: bool = True,
+        skew_s: float = 0.0,
+    ) -> None:
         super().__init__()
+        self._alone = alone
+        self._skew_s = skew_s
         self._nature = nature
         self._settings = settings
         self._make_store = make_store
@@ -105,7 +118,7 @@ class Process(Fate):
         try:
             async with running(
                 self._settings,
-                VirtualClock(self._nature),
+                VirtualClock(self._nature, self._skew_s),
                 open_store=self._open_store,
                 open_provider=lambda _settings, _simulator: Upstream(self._nature),
             ) as service:
@@ -118,7 +131,7 @@ class Process(Fate):
             self.gone.set()
 
     def _open_store(self, folder: Path, clock: Clock) -> SimulatedStore:
-        self._store = self._make_store(folder, clock, self._nature, self._at_commit)
+        self._store = self._make_store(folder, clock, self._nature, self._at_commit, self._alone)
         return self._store
 
     def _at_commit(self, moment: str) -> bool:

@@ -16,7 +16,10 @@ from tests.acceptance.books import (
     check_tasks,
 )
 from tests.simulation.clients import WISH
+from tests.simulation.now import Nature
 
+_CRASHED = {"restart", "lease_expired"}
+_TIME_TO_BOOK_S = 10.0
 SOMETIMES = (
     "crash",
     "crash before commit",
@@ -33,17 +36,27 @@ SOMETIMES = (
     "taken over",
     "retried task",
     "sent again",
+    "taken over by lease",
+    "lease lost",
+    "lease lost in mid-call",
+    "late answer confirmed",
+    "crashed repeatedly",
 )
 """What a hundred seeds must have reached, or they have proved little."""
 
 
-def judge(books: Books, accepted: set[str], reached: Counter[str]) -> Iterator[str]:
+def judge(books: Books, accepted: set[str], nature: Nature, run_limit: int) -> Iterator[str]:
     """What is wrong, in a sentence each; notes what was reached."""
-    _notice(books, reached)
+    _notice(books, nature.reached)
+    yield from _unconfirmed(books, nature)
     for task_id, events in books.events.items():
         if [event["seq"] for event in events] != list(range(1, len(events) + 1)):
             yield f"{task_id}: its events have gaps"
         yield from _stale_writes(task_id, events)
+        yield from _crashes(task_id, events, run_limit)
+        kinds = {event["type"] for event in events}
+        if books.tasks[task_id]["outcome"] == "cancelled" and "cancel_requested" not in kinds:
+            yield f"{task_id} was cancelled, and nobody had asked for that"
     wishes = Counter(
         orjson.loads(task["spec"])["metadata"].get(WISH) for task in books.tasks.values()
     )
@@ -75,10 +88,39 @@ def _stale_writes(task_id: str, events: list[Row]) -> Iterator[str]:
             yield f"{task_id}: run {event['run']} wrote {event['type']} in the time of run {newest}"
 
 
+def _crashes(task_id: str, events: list[Row], run_limit: int) -> Iterator[str]:
+    """So many runs in a row may crash without progress, no more, and no fewer end the task."""
+    crashes = 0
+    for event in events:
+        match event["type"]:
+            case "model_answered":
+                crashes = 0
+            case "task_requeued" if event["data"]["reason"] in _CRASHED:
+                crashes += 1
+                if crashes >= run_limit:
+                    yield f"{task_id} may run again after {crashes} crashes in a row"
+            case "task_finished" if event["data"]["outcome"] == "crashed_repeatedly":
+                if crashes + 1 != run_limit:
+                    yield f"{task_id} was given up after {crashes + 1} crashes in a row"
+                crashes = 0  # a retry begins anew
+            case _:
+                pass
+
+
+def _unconfirmed(books: Books, nature: Nature) -> Iterator[str]:
+    """An answer that a process had in its hands, and time to write down, is in the ledger as it was billed."""
+    for attempt, (process, at_s) in nature.delivered.items():
+        if process.lived_s(at_s) >= _TIME_TO_BOOK_S and attempt in books.settlements:
+            kind = books.settlements[attempt]["kind"]
+            if kind != "confirmed":
+                yield f"{attempt} was answered, and its line is {kind}"
+
+
 def _notice(books: Books, reached: Counter[str]) -> None:
     for line in books.settlements.values():
         reached["presumed line"] += line["kind"] == "presumed"
         reached["estimated line"] += line["kind"] == "estimated"
+        reached["late answer confirmed"] += line["presumed_nano"] is not None
     for events in books.events.values():
         kinds = Counter(event["type"] for event in events)
         reached["contention wait"] += kinds["reservation_waited"]
@@ -89,7 +131,9 @@ def _notice(books: Books, reached: Counter[str]) -> None:
         reached["cancel in flight"] += any(
             event["type"] == "cancel_requested" and event["run"] > 0 for event in events
         )
-        reached["taken over"] += sum(
-            event["type"] == "task_requeued" and event["data"]["reason"] == "restart"
-            for event in events
-        )
+        for event in events:
+            if event["type"] == "task_requeued" and event["data"]["reason"] in _CRASHED:
+                by_lease = event["data"]["reason"] == "lease_expired"
+                reached["taken over by lease" if by_lease else "taken over"] += 1
+            if event["type"] == "task_finished":
+                reached["crashed repeatedly"] += event["data"]["outcome"] == "crashed_repeatedly"

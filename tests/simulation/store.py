@@ -9,11 +9,14 @@ from app.domain.clock import Clock
 from app.domain.errors import StaleLease
 from app.store.port import Operation, T, Tx
 from app.store.sqlite import SqliteStore
+from tests.simulation.loop import PROCESS
 from tests.simulation.now import Gone, Nature
 
 _OVERDRAWN = (
     "SELECT scope, id FROM accounts WHERE spent_nano + surplus_nano + reserved_nano > limit_nano"
 )
+_LEASED = "SELECT id FROM workers"
+_HELD = "SELECT id, run_count, lease_owner FROM tasks WHERE lease_owner IS NOT NULL"
 _ENDED = "SELECT id, due_at_us, status, outcome FROM tasks WHERE outcome IS NOT NULL"
 """A task is due once, and once more for each retry."""
 
@@ -48,6 +51,7 @@ class Watched:
         cursor = self._connection.execute(statement)
         self.in_transaction = False
         self._judge()
+        self._judge_leases()
         self._at_commit("after")
         return cursor
 
@@ -61,14 +65,38 @@ class Watched:
             if self._nature.ended.setdefault(due, ended) != ended:
                 self._nature.violations.append(f"{row['id']} ended twice: {ended}")
 
+    def _judge_leases(self) -> None:
+        """Nobody loses a lease that was never disturbed; nobody takes a task without one."""
+        nature, me = self._nature, PROCESS.get()
+        assert me is not None
+        leased = {row["id"] for row in self._connection.execute(_LEASED)}
+        for worker in leased - nature.leased:
+            nature.reached["lease lost"] += me in nature.workers.values()
+            nature.workers[worker] = me
+        for worker in nature.leased - leased:
+            owner = nature.workers[worker]
+            if owner is not me and owner.undisturbed:
+                nature.violations.append(f"{worker} lost its lease although it was well")
+        nature.leased = leased
+        for row in self._connection.execute(_HELD):
+            run = (row["id"], row["run_count"])
+            if run not in nature.claims and row["lease_owner"] not in leased:
+                nature.violations.append(f"{row['id']} was claimed by a worker without a lease")
+            nature.claims.add(run)
+
 
 class SimulatedStore(SqliteStore):
     """As the real one, in a process that can die or lose its lock."""
 
     def __init__(
-        self, folder: Path, clock: Clock, nature: Nature, at_commit: Callable[[str], bool]
+        self,
+        folder: Path,
+        clock: Clock,
+        nature: Nature,
+        at_commit: Callable[[str], bool],
+        alone: bool = True,
     ) -> None:
-        super().__init__(folder, clock)
+        super().__init__(folder, clock, alone=alone)
         self._nature = nature
         watched = Watched(self._connection, nature, at_commit)
         self._connection = cast("sqlite3.Connection", watched)

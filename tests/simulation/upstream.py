@@ -15,6 +15,7 @@ from app.domain.clock import Clock
 from app.llm.anthropic import AnthropicProvider
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Provider
 from app.simulator.reply import Ending, Reply
+from tests.simulation.loop import PROCESS
 from tests.simulation.now import WORLD, Gone, Nature, VirtualClock, pause
 
 URL = "http://upstream.test"
@@ -32,14 +33,20 @@ class Upstream:
         if self._nature.over:
             raise Gone
         try:
-            return await self._inner.ask(request)
+            answer = await self._inner.ask(request)
         except ModelFailure as failure:
             if failure.phase in (Phase.LOST, Phase.STREAM):
                 self._nature.reached["answer lost"] += 1
             raise
-        except asyncio.CancelledError:
-            self._nature.reached["call interrupted"] += 1
+        except asyncio.CancelledError as why:
+            lost = why.args == ("lease_lost",)
+            self._nature.reached["lease lost in mid-call" if lost else "call interrupted"] += 1
             raise
+        process = PROCESS.get()
+        if answer.usage is not None and process is not None:
+            now_s = asyncio.get_running_loop().time()
+            self._nature.delivered[str(request.reference)] = (process, now_s)
+        return answer
 
     async def count_tokens(self, request: ModelRequest) -> int:
         return await self._inner.count_tokens(request)
