@@ -131,11 +131,8 @@ class EmbeddedQueue:
             self._hungry -= 1
 
     async def start(self) -> None:
-        waiting = await self._store.read(lambda tx: tx.all("waiting_tasks"))
-        now_us = self._clock.now_us()
-        if any(row["created_at_us"] > now_us for row in waiting):  # set back while nobody ran
-            await self._wake_parked()
-        for row in waiting:
+        await self._store.write(lambda tx: tx.run("wake_from_future", now_us=tx.now_us))
+        for row in await self._store.read(lambda tx: tx.all("waiting_tasks")):
             self._waiting.add(row["id"])
             self._wake_at(row["available_at_us"])
         paused = await self._store.read(lambda tx: tx.all("paused_tasks"))
@@ -218,7 +215,7 @@ class EmbeddedQueue:
                 await self._store.write(lambda tx: verbs.resume(tx, CLAIM_LIMIT))
 
     async def _wake_parked(self) -> None:
-        """Let everything that waits start at once, but for what waits for an instant somebody named."""
+        """Let whatever a run has put off start at once; not what waits for an instant that somebody named."""
         await self._store.write(lambda tx: tx.run("wake_parked", now_us=tx.now_us))
 
     async def _release_held(self) -> None:

@@ -191,6 +191,7 @@ STORY = (
     changes("make_available", 1, id="t", now_us=20),
     changes("wake_parked", 0, now_us=20),
     changes("wake_parked", 1, now_us=19),
+    changes("wake_from_future", 0, now_us=18),
     changes("make_available", 0, id="t", now_us=20),
     finds("claim_tasks", 1, {"id": "t", "run_count": 2}, worker="w", now_us=20, limit=9),
     changes("record_step", 0, id="t", run=1, step=9),

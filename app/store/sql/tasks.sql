@@ -194,6 +194,12 @@ WHERE id = :id AND status = 'queued' AND turn_called = 0;
 UPDATE tasks SET available_at_us = :now_us
 WHERE status = 'queued' AND deadline_at_us > 0 AND available_at_us > :now_us AND (run_count > 0 OR available_at_us <= created_at_us);
 
+-- name: wake_from_future
+-- What waits since an instant that has not come yet: the clock was set back while nobody was there to notice.
+UPDATE tasks SET available_at_us = :now_us
+WHERE status = 'queued' AND deadline_at_us > 0 AND available_at_us > :now_us AND run_count > 0
+  AND (SELECT e.at_us FROM events AS e WHERE e.subject = tasks.id ORDER BY e.seq DESC LIMIT 1) > :now_us;
+
 -- name: record_step
 -- Progress: the runs that crashed before it do not count any more.
 UPDATE tasks SET step_count = :step, crash_count = 0
@@ -225,7 +231,7 @@ SELECT priority, COUNT(*) AS depth, MIN(CASE WHEN held_by = 'time' THEN NULL ELS
 FROM tasks WHERE status = 'queued' AND deadline_at_us > 0 GROUP BY priority;
 
 -- name: waiting_tasks
-SELECT id, created_at_us, available_at_us FROM tasks WHERE status = 'queued' AND deadline_at_us > 0;
+SELECT id, available_at_us FROM tasks WHERE status = 'queued' AND deadline_at_us > 0;
 
 -- name: paused_tasks
 -- `available_at_us` leads to the index of the paused ones; without it all tasks would be looked at.

@@ -85,6 +85,37 @@ async def test_a_parked_task_does_not_wait_an_hour_longer(open_works: Any) -> No
         assert all(event.waited_s >= 0 for event in works.events(TaskClaimed))
 
 
+async def test_a_clock_set_back_while_nobody_runs(open_works: Any) -> None:
+    """The same over a restart: what was put off at an instant that is still to come goes on at once."""
+    async with open_works(status(529, retry_after_s=20.0), park_after_s=1.0) as works:
+        works.desk.clock.set_by(HOUR_S)
+        await works.accept(deadline_s=9_000)
+        await works.start()
+        await works.until("t", "queued")
+        while not works.events(TaskRequeued):
+            await yielded()
+    async with open_works(answer(text("done"))) as works:
+        await works.start()
+        assert (await works.ended())["outcome"] == Outcome.ANSWERED
+
+
+async def test_a_short_wait_outlives_a_restart(open_works: Any) -> None:
+    """Without a jump a restart does not shorten the wait that the upstream has asked for."""
+    async with open_works(status(529, retry_after_s=20.0), park_after_s=1.0) as works:
+        await works.accept()
+        await works.start()
+        await works.until("t", "queued")
+        while not works.events(TaskRequeued):
+            await yielded()
+    async with open_works(answer(text("done"))) as works:
+        await works.start()
+        await yielded(100)
+        assert (await row_of(works.desk.store))["status"] == "queued"
+        works.desk.clock.move(21)
+        works.queue.wake()
+        assert (await works.ended())["outcome"] == Outcome.ANSWERED
+
+
 async def test_a_delayed_task_does_not_start_early(open_works: Any) -> None:
     """What never ran waits for an instant: a clock set back starts nothing before it."""
     async with open_works(answer(text("done"))) as works:
