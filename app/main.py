@@ -48,12 +48,15 @@ from app.store.port import ListenedStore
 from app.store.postgres import PostgresStore
 from app.store.space import DiskSpace
 from app.store.sqlite import SqliteStore
+from app.store.timely import TimelyStore
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
 from app.worker.housekeeper import Housekeeper
 from app.worker.keeper import LeaseKeeper, LeaseTerms
 from app.worker.pool import WorkerPool
 
+API_STORE_LIMIT_S = 20.0
+"""How long a request waits for a store that may be far away."""
 _log = logging.getLogger(__name__)
 
 
@@ -179,9 +182,10 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     )
     feed.add_view(housekeeper.on_event)
     store.listener = feed.publish
+    asked = store if store.alone else TimelyStore(store, API_STORE_LIMIT_S)
     services = Services(
-        gate=Gate(store, clock, required=settings.auth == "required"),
-        store=store,
+        gate=Gate(asked, clock, required=settings.auth == "required"),
+        store=asked,
         queue=queue,
         feed=feed,
         tools=tools,

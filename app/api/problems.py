@@ -18,6 +18,7 @@ from app.domain.errors import (
     Stopping,
     StoreError,
     StoreFull,
+    StoreSilent,
     SubmissionRefused,
     TaskFinished,
     TaskNotFailed,
@@ -222,6 +223,11 @@ def _store(error: StoreError) -> Response:
             507, "store-full", "No space left.", "The service cannot store more.", retry_after_s=60
         )
     detail = "The service cannot reach its store right now. Nothing of this request was kept."
+    if isinstance(error, StoreSilent):
+        detail = (
+            "The store has not answered in time; it may keep this request all the same. Send it again with the "
+            "same Idempotency-Key, or look before you do."
+        )
     return problem(
         503, "store-unavailable", "The store is unavailable.", detail, retry_after_s=RETRY_AFTER_S
     )

@@ -16,6 +16,7 @@ BursarError
   + StoreError
       + StoreUnavailable  locked, unreachable or failing; may pass
           + StoreClosed   closed by ourselves: the process is ending
+          + StoreSilent   no answer in time: what was asked may be kept, or not
       + StoreFull         no space left
       + StoreCorrupt      the file is not a healthy Bursar database
       + StoreInUse        another process holds the data directory
@@ -151,6 +152,10 @@ class StoreUnavailable(StoreError):  # noqa: N818
 
 class StoreClosed(StoreUnavailable):
     """Closed by ourselves: the process is ending, and nothing will be written any more."""
+
+
+class StoreSilent(StoreUnavailable):
+    """No answer in time: what was asked may be kept, or not."""
 
 
 class StoreFull(StoreError):  # noqa: N818

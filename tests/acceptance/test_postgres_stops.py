@@ -14,7 +14,7 @@ import pytest
 
 from app.domain.clock import SystemClock
 from tests.acceptance.books import Books, check_all, read_books
-from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults
+from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
 from tests.support.postgres import Server, server
 from tests.support.process import Service, service, simulator
 
@@ -53,6 +53,7 @@ async def bursar(
     settings = {
         "BURSAR_SESSION_BUDGET_USD": "500",
         "BURSAR_WORKERS": "16",
+        "BURSAR_GRACE_S": "3",
         "BURSAR_DATABASE_URL": own.create(),
     }
     async with service(tmp_path, str(upstream.base_url), **settings) as made:
@@ -198,3 +199,29 @@ async def test_no_database_at_the_start(bursar: Service, own: Server) -> None:
     (sentence,) = left.err.splitlines()
     assert sentence.startswith("bursar: The PostgreSQL database test_1 at 127.0.0.1:")
     assert "cannot be used right now" in sentence
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_stopping_while_it_is_away(
+    bursar: Service, upstream: httpx.AsyncClient, own: Server
+) -> None:
+    """SIGTERM without a database ends the process all the same; what ran is taken over by the next one."""
+    await set_faults(upstream, random=[{"kind": "latency", "delay_s": 30, "probability": 1}])
+    await bursar.start()
+    async with bursar.client() as client:
+        accepted = [await submit(client, _BODIES[0]) for _ in range(3)]
+        while len(await requests_of(upstream)) < 3:
+            await _CLOCK.sleep(0.05)
+    own.stop()
+    left = await bursar.stop(40)
+    assert left.code == 0, left.out
+    own.start()
+    await set_faults(upstream)
+    await bursar.start()
+    async with bursar.client() as client:
+        tasks = await all_ended(client, accepted)
+    await bursar.stop()
+    assert {task["outcome"] for task in tasks} == {"answered"}
+    books = read_books(bursar.env["BURSAR_DATABASE_URL"], await bill_of(upstream))
+    check_all(books, set(accepted))
