@@ -33,6 +33,7 @@ from tests.support.postgres import Server, server
 SUBMITTERS = 64
 _STEADY = 300
 _LIMIT_S = 900.0
+_READY_LIMIT_S = 300.0
 _CLOCK = SystemClock()
 _SETTINGS = {
     "BURSAR_QUEUE_LIMIT": "1000000",
@@ -72,13 +73,26 @@ class Town:
             self._variables["BURSAR_DATABASE_URL"] = database.create()
         self.cluster = Cluster({}, database)
 
-    def service(self, url: str, role: str, slots: int) -> AbstractAsyncContextManager[Service]:
+    def service(
+        self, name: str, url: str, role: str, slots: int
+    ) -> AbstractAsyncContextManager[Service]:
         """One process on the store."""
-        return serving(url, role=role, workers=slots, home=self._home, **self._variables)
+        home = self._home
+        if self.cluster.database is not None:  # nothing but its log lies there
+            home /= name
+            home.mkdir(exist_ok=True)
+        return serving(
+            url,
+            role=role,
+            workers=slots,
+            home=home,
+            ready_limit_s=_READY_LIMIT_S,
+            **self._variables,
+        )
 
     async def start(self, name: str, url: str, role: str, slots: int) -> None:
         """One that stays."""
-        service = await self._stack.enter_async_context(self.service(url, role, slots))
+        service = await self._stack.enter_async_context(self.service(name, url, role, slots))
         self.cluster.services[name] = service
 
 
@@ -222,7 +236,7 @@ async def _one(plan: argparse.Namespace, port: int, home: Path, *, shared: bool)
             town = Town(stack, home, database)
             before = await _asked(upstream)
             if plan.alone:
-                async with town.service(f"{url}/hang", "serve", 1) as service:
+                async with town.service("accepting", f"{url}/hang", "serve", 1) as service:
                     await _accepted(Cluster({"service": service}, database), plan.tasks)
             else:
                 await town.start("api", url, "api", 1)

@@ -26,6 +26,8 @@ WHOLE = {
     "settlements_page",
 }
 """What looks at all of something on purpose: commands of the operator, and the few keys there are."""
+NEWEST = {"ended_tasks"}
+"""What looks at the latest few of an owner's tasks: that most of them have ended keeps it short."""
 PAGES = {
     "claim_tasks",
     "claimable_tasks",
@@ -61,7 +63,7 @@ def planner(
     server.drop(url)
 
 
-@pytest.mark.parametrize("name", sorted(QUERIES.keys() - WHOLE))
+@pytest.mark.parametrize("name", sorted(QUERIES.keys() - WHOLE - NEWEST))
 def test_no_query_looks_at_every_row(planner: Planner, name: str) -> None:
     """Each finds its rows by an index."""
     plan = planner.plan(QUERIES[name])
@@ -95,6 +97,7 @@ def test_the_test_sees_a_scan(planner: Planner) -> None:
         "SELECT * FROM tasks WHERE outcome = :outcome",
         "SELECT t.id FROM accounts AS a JOIN tasks AS t ON t.id = a.id WHERE a.owner = :owner",
         "SELECT COUNT(*) FROM ledger_lines",
+        "SELECT MAX(created_at_us + 0) FROM tasks WHERE owner = :owner",
     ):
         assert planner.plan(sql).scans != []
     assert planner.plan("SELECT * FROM tasks WHERE id = :id").scans == []

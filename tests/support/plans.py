@@ -29,6 +29,7 @@ PARAMETER = re.compile(r"(?<!:):([a-z][a-z0-9_]*)")
 _POSTGRES_SCAN = re.compile(
     r"(?:Seq Scan on (?P<table>\w+)|Index (?:Only )?Scan(?: Backward)? using (?P<index>\w+) on (?P<of>\w+))"
 )
+_ONE_OWNER = re.compile(r"Index Cond: \(owner = [^ ]+\)$")
 _ENOUGH = """
 INSERT INTO tasks (id, owner, session_id, status, outcome, spec, priority, created_at_us, available_at_us,
     deadline_at_us, finished_at_us, due_at_us, rank_us)
@@ -59,7 +60,7 @@ class Plan:
 
     steps: list[str]
     scans: list[str]
-    """Steps that look at every row of what grows with the tasks that have ended."""
+    """Steps that look at every row, or every row of one owner, of what grows with the tasks that have ended."""
     sorts: list[str]
     """Steps that need all of their rows before the first comes out."""
 
@@ -90,7 +91,7 @@ class SqlitePlanner:
         scans = [
             step
             for step in steps
-            if step.startswith("SCAN")
+            if (step.startswith("SCAN") or step.endswith(("(owner=?)", "(entry=?)", "(status=?)")))
             and step.split()[1] not in harmless
             and not LIVE & set(step.split())
         ]
@@ -128,4 +129,5 @@ def _all(step: str, after: str) -> bool:
         return False
     if found["table"]:
         return found["table"] not in SMALL
-    return found["of"] not in SMALL and found["index"] not in LIVE and "Index Cond" not in after
+    narrow = "Index Cond" in after and not _ONE_OWNER.search(after)
+    return found["of"] not in SMALL and found["index"] not in LIVE and not narrow

@@ -1,5 +1,5 @@
 -- Sums over one owner's settlements from an instant up to, and without, another; `ledger_by_time` finds
--- them. No sum is kept anywhere: a total is a sum over lines.
+-- them; `at_us > 0` is part of its condition. No sum is kept anywhere: a total is a sum over lines.
 
 -- name: usage_by_model
 SELECT model AS name, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spent_nano,
@@ -9,7 +9,8 @@ SELECT model AS name, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spen
     SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
     SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
     SUM(cache_write_1h_tokens) AS cache_write_1h_tokens, SUM(web_searches) AS web_searches
-FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us >= :from_us AND at_us < :to_us
+FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us > 0
+    AND at_us >= :from_us AND at_us < :to_us
 GROUP BY model ORDER BY spent_nano DESC, name LIMIT :limit;
 
 -- name: usage_by_session
@@ -20,7 +21,8 @@ SELECT session_id AS name, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS
     SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
     SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
     SUM(cache_write_1h_tokens) AS cache_write_1h_tokens, SUM(web_searches) AS web_searches
-FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us >= :from_us AND at_us < :to_us
+FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us > 0
+    AND at_us >= :from_us AND at_us < :to_us
 GROUP BY session_id ORDER BY spent_nano DESC, name LIMIT :limit;
 
 -- name: usage_by_key
@@ -31,7 +33,8 @@ SELECT key_id AS name, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spe
     SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
     SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
     SUM(cache_write_1h_tokens) AS cache_write_1h_tokens, SUM(web_searches) AS web_searches
-FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us >= :from_us AND at_us < :to_us
+FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us > 0
+    AND at_us >= :from_us AND at_us < :to_us
 GROUP BY key_id ORDER BY spent_nano DESC, name LIMIT :limit;
 
 -- name: usage_by_agent
@@ -42,7 +45,8 @@ SELECT agent AS name, COUNT(*) AS calls, SUM(amount_nano + surplus_nano) AS spen
     SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
     SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
     SUM(cache_write_1h_tokens) AS cache_write_1h_tokens, SUM(web_searches) AS web_searches
-FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us >= :from_us AND at_us < :to_us
+FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us > 0
+    AND at_us >= :from_us AND at_us < :to_us
 GROUP BY agent ORDER BY spent_nano DESC, name LIMIT :limit;
 
 -- name: usage_by_day
@@ -54,7 +58,8 @@ SELECT at_us / 86400000000 AS name, COUNT(*) AS calls, SUM(amount_nano + surplus
     SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
     SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
     SUM(cache_write_1h_tokens) AS cache_write_1h_tokens, SUM(web_searches) AS web_searches
-FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us >= :from_us AND at_us < :to_us
+FROM ledger_lines WHERE owner = :owner AND entry = 'settlement' AND at_us > 0
+    AND at_us >= :from_us AND at_us < :to_us
 GROUP BY at_us / 86400000000 ORDER BY name LIMIT :limit;
 
 -- name: settlements_page
