@@ -15,7 +15,6 @@ from tests.simulation.world import simulate
 _RESERVATION = "_reservation.<locals>.op"
 _ANSWER = "Caller._record.<locals>.<lambda>"
 _TAKE_OVER = "rescue_all.<locals>.<lambda>"
-_GIVE_BACK = "WorkerPool._let_go.<locals>.op"
 _GAP_S = 0.02
 """How long the second half of what belongs together stays behind."""
 
@@ -214,22 +213,6 @@ class LateIsLost(_Rewritten):
     changes = {"presumed_line": ("kind = 'presumed'", "kind = 'nothing'")}  # noqa: RUF012
 
 
-class _Trusting(_Through):
-    """Believes every run that it still holds its task."""
-
-    def one(self, query: str, **params: object) -> Row | None:
-        return {"held": 1} if query == "lease_holds" else super().one(query, **params)
-
-
-class GiveBackAnyway(SimulatedStore):
-    """A run gives its task back without asking whether it still holds it."""
-
-    async def write(self, op: Operation[T]) -> T:
-        if op.__qualname__ != _GIVE_BACK:
-            return await super().write(op)
-        return await super().write(lambda tx: op(_Trusting(tx)))
-
-
 class _Remembering(_Through):
     """Sees the accounts as they stood some time ago."""
 
@@ -350,7 +333,6 @@ ABLATIONS: dict[str, MakeStore] = {
     "reaper": NoReaper,
     "heartbeat": NoHeartbeat,
     "claims under a lease only": ClaimAnyway,
-    "fence when a task is given back": GiveBackAnyway,
     "late answers confirmed": LateIsLost,
     "crashes counted": CrashForEver,
 }

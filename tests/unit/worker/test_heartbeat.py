@@ -174,3 +174,18 @@ async def test_leaving_gives_everything_free(open_works):
             assert await workers_of(works) == ["w"]
         assert await workers_of(works) == []
         await works.start()
+
+
+async def test_what_was_rescued_is_not_given_back_by_the_run_that_lost_it(open_works):
+    """Rescued, and not claimed again yet: its old run, which does not know, neither ends nor moves it."""
+    hang = Hang()
+    async with open_works(hang, slots=1) as works:
+        await works.accept(deadline_s=6_000.0)
+        await works.start()
+        async with asyncio.timeout(10):
+            await hang.entered.wait()
+        await robbed(works)  # and without a lease nobody here claims it again
+        await works.stop()
+        row = await row_of(works.desk.store)
+        assert (row["status"], row["outcome"], row["run_count"]) == ("queued", None, 1)
+        assert await drift(works.desk.store) == []
