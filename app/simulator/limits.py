@@ -29,8 +29,8 @@ class Bucket:
     filled_at_us: int
 
     def refill(self, now_us: int) -> None:
-        """Bring the level up to date."""
-        gained = self.size * (now_us - self.filled_at_us) / _MINUTE_US
+        """Bring the level up to date. A clock that was set back takes nothing away."""
+        gained = self.size * max(now_us - self.filled_at_us, 0) / _MINUTE_US
         self.level = min(self.size, self.level + gained)
         self.filled_at_us = now_us
 
