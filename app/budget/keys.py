@@ -30,6 +30,8 @@ class Key:
     enabled: bool
     day_limit_nano: int | None
     month_limit_nano: int | None
+    concurrency_limit: int | None
+    """Tasks of it that may run at once; None is what the service's setting says."""
     created_at_us: int
     revoked_at_us: int | None
 
@@ -116,6 +118,18 @@ def set_key_limits(
         set_limit(tx, scope, UNLIMITED_NANO if limit is None else limit, warn_percent)
 
 
+def set_key_concurrency(tx: Tx, key_id: str, limit: int | None) -> None:
+    """Set how many of a key's tasks may run at once; None leaves it to the service's setting.
+
+    What runs already goes on; what waits behind a limit that is raised follows within a second.
+
+    Raises:
+        NotFound: there is none with this id.
+    """
+    read_key(tx, key_id)
+    tx.run("set_key_concurrency", id=key_id, concurrency_limit=limit)
+
+
 def hash_of(text: str) -> str:
     """What is stored of a key's text."""
     return hashlib.sha256(text.encode()).hexdigest()
@@ -143,6 +157,7 @@ def _key(row: Row) -> Key:
         bool(row["enabled"]),
         row["day_limit_nano"],
         row["month_limit_nano"],
+        row["concurrency_limit"],
         row["created_at_us"],
         row["revoked_at_us"],
     )

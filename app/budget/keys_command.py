@@ -1,4 +1,4 @@
-"""python -m app keys create | list | revoke | budget: the API keys of a data directory.
+"""python -m app keys create | list | revoke | budget | limit: the API keys of a data directory.
 
 Works beside a running service, which hears of every change within a second.
 """
@@ -13,12 +13,21 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from app.budget.keys import Key, create_key, list_keys, read_key, revoke_key, set_key_limits
+from app.budget.keys import (
+    Key,
+    create_key,
+    list_keys,
+    read_key,
+    revoke_key,
+    set_key_concurrency,
+    set_key_limits,
+)
 from app.domain.clock import rfc3339
 from app.domain.money import format_usd, nano_from_usd, usd_from_nano
 from app.store.port import Store, T, Tx
 
 NAME_LIMIT = 128
+AT_ONCE_LIMIT = 10_000
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}")
 _NONE = "none"
 _ONCE = (
@@ -49,15 +58,19 @@ def add_parser(commands: Any, open_store: OpenStore) -> None:
     listed = verbs.add_parser("list", help="print all keys, never their text")
     revoke = verbs.add_parser("revoke", help="let a key open nothing any more")
     budget = verbs.add_parser("budget", help="set or lift a key's budgets")
+    limit = verbs.add_parser("limit", help="set or lift how many of a key's tasks run at once")
     for command, run in (
         (create, _create),
         (listed, _list),
         (revoke, _revoke),
         (budget, _budget),
+        (limit, _limit),
     ):
         command.add_argument("--json", action="store_true", help="print JSON")
         command.set_defaults(run=run, open_store=open_store, parser=command)
-    for command in (revoke, budget):
+    text = "tasks that run at once; none leaves it to BURSAR_KEY_CONCURRENCY"
+    limit.add_argument("--at-once", required=True, type=_count_or_none, metavar="N", help=text)
+    for command in (revoke, budget, limit):
         command.add_argument("id", help="the key's id, as `keys list` prints it")
     for command, amount, hint in ((create, _usd, ""), (budget, _usd_or_none, "; none lifts it")):
         for window in ("daily", "monthly"):
@@ -139,6 +152,16 @@ def _budget(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _limit(chosen: argparse.Namespace) -> int:
+    def op(tx: Tx, _percent: int) -> Key:
+        most = None if chosen.at_once == _NONE else chosen.at_once
+        set_key_concurrency(tx, chosen.id, most)
+        return read_key(tx, chosen.id)
+
+    _show(_write(chosen, op), as_json=chosen.json)
+    return 0
+
+
 def _changed(wished: int | str | None, now_nano: int | None) -> int | None:
     """The limit as it is to be; not wished for is left as it is."""
     if wished is None:
@@ -171,6 +194,7 @@ def _shown(key: Key) -> dict[str, object]:
         "enabled": key.enabled,
         "daily_budget_usd": usd(key.day_limit_nano),
         "monthly_budget_usd": usd(key.month_limit_nano),
+        "at_once": key.concurrency_limit,
         "created_at": rfc3339(key.created_at_us),
         "revoked_at": None if key.revoked_at_us is None else rfc3339(key.revoked_at_us),
     }
@@ -188,6 +212,7 @@ def _described(key: Key) -> str:
         f"prefix   {key.prefix}",
         f"daily    {_amount(key.day_limit_nano)}",
         f"monthly  {_amount(key.month_limit_nano)}",
+        f"at once  {key.concurrency_limit or '-'}",
     ]
     if key.revoked_at_us is not None:
         lines.append(f"revoked  {rfc3339(key.revoked_at_us)}")
@@ -229,3 +254,11 @@ def _usd(text: str) -> int:
 
 def _usd_or_none(text: str) -> int | str:
     return text if text == _NONE else _usd(text)
+
+
+def _count_or_none(text: str) -> int | str:
+    if text == _NONE:
+        return text
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= AT_ONCE_LIMIT:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 to {AT_ONCE_LIMIT}, or {_NONE}")
+    return int(text)

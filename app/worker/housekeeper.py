@@ -78,8 +78,8 @@ class Housekeeper:
             return True
 
         while True:
-            await self._tried(once)
             await self._clock.sleep(SWEEP_INTERVAL_S)
+            await self._tried(once)
 
     async def _sweep(self, days: int) -> None:
         async def once() -> bool:

@@ -150,6 +150,26 @@ async def test_a_raised_budget_resumes(place: Place, window: str) -> None:
         assert events.count("task_resumed") == 1
 
 
+async def test_how_many_run_at_once(place: Place) -> None:
+    """A limit holds from the next claim on, and once it is lifted those that were held back go on."""
+    made = await place.done("create", "--owner", "acme")
+    assert made["at_once"] is None
+    limited = await place.done("limit", made["id"], "--at-once", "1")
+    assert limited["at_once"] == 1
+    async with place.client(made["key"]) as client:
+        slow = {"task": 'Work. [[sim {"steps": 9}]]', "tools": ["text_stats"], "max_steps": 20}
+        ids = [await submit(client, slow) for _ in range(3)]
+        first = await ended(client, ids[0])
+        assert first["status"] == "succeeded"
+        running = (await client.get("/tasks", params={"status": "running"})).json()["tasks"]
+        assert len(running) <= 1
+        lifted = await place.done("limit", made["id"], "--at-once", "none")
+        assert lifted["at_once"] is None
+        done = [await ended(client, one) for one in ids]
+    spans = sorted((one["started_at"], one["finished_at"]) for one in done)
+    assert spans[0][1] <= spans[1][0]  # the second began when the first had ended
+
+
 async def test_before_the_first_start(tmp_path: Path) -> None:
     """A key can be made before there is a database; only that makes one."""
     for arguments in (("list",), ("revoke", "key_0"), ("budget", "key_0", "--daily-usd", "1")):
@@ -182,6 +202,10 @@ async def test_before_the_first_start(tmp_path: Path) -> None:
         (("budget", "key_0", "--monthly-usd", "-1"), "a finite number of USD"),
         (("budget", "key_0", "--monthly-usd", "0.0000000001"), "at most nine decimals"),
         (("budget", "key_0"), "give --daily-usd, --monthly-usd or both"),
+        (("limit", "key_0", "--at-once", "0"), "a whole number from 1 to"),
+        (("limit", "key_0", "--at-once", "10001"), "a whole number from 1 to"),
+        (("limit", "key_0", "--at-once", "many"), "a whole number from 1 to"),
+        (("limit", "key_0"), "--at-once"),
         (("revoke",), "id"),
     ],
 )
@@ -199,7 +223,11 @@ async def test_an_unknown_key(tmp_path: Path) -> None:
     """One sentence, exit code 1; a key that is revoked twice stays revoked."""
     made = await run("keys", "create", "--owner", "acme", "--json", cwd=tmp_path)
     key_id = json.loads(made.out)["id"]
-    for arguments in (("revoke", "key_0"), ("budget", "key_0", "--daily-usd", "none")):
+    for arguments in (
+        ("revoke", "key_0"),
+        ("budget", "key_0", "--daily-usd", "none"),
+        ("limit", "key_0", "--at-once", "none"),
+    ):
         left = await run("keys", *arguments, cwd=tmp_path)
         assert (left.code, left.out, left.err) == (1, "", "bursar: There is no key 'key_0'.")
     twice = [await run("keys", "revoke", key_id, "--json", cwd=tmp_path) for _ in range(2)]

@@ -3,14 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.domain.clock import US_PER_S
 from app.domain.errors import StoreFull
 from app.domain.task import Conclusion, Outcome, Subject
 from app.journal.events import CancelRequested, Event, TaskErased
 from app.journal.journal import Recorded
 from app.queue import verbs
+from app.queue.answers import FORGET_LIMIT, KEPT_S, forget
+from app.store.port import Tx
 from app.store.sqlite import SqliteStore
 from app.worker.housekeeper import SWEEP_INTERVAL_S, Housekeeper
 from tests.support.clock import FakeClock, yielded
@@ -128,7 +132,7 @@ async def test_old_tasks_go_by_themselves(store: FailingStore, log_lines: LineCh
     clock.move(3 * 86_400)
     keeper = Housekeeper(store, clock, log.empty, retention_days=2)
     keeper.start()
-    await clock.slept_become(1)
+    await clock.slept_become(2)  # for old tasks, and for old answers
     store.error = None
     clock.go_on.set()
     await log.tries_become(2)
@@ -138,6 +142,42 @@ async def test_old_tasks_go_by_themselves(store: FailingStore, log_lines: LineCh
     (line,) = log_lines.entries("tasks_pruned")
     assert line["count"] == 1
     assert len(log_lines.entries("housekeeping_postponed")) == 1
+
+
+async def test_old_answers_go(store: FailingStore) -> None:
+    """Those that count no more, a bounded number in a write; the others stay."""
+    answer = {"digest": "d", "status": 202, "headers": "{}", "body": "{}", "expired_us": 0}
+
+    def remember(tx: Tx) -> None:
+        for number in range(FORGET_LIMIT + 10):
+            name = f"k{number:04}"
+            tx.run(
+                "remember_answer",
+                owner="o",
+                key=name,
+                task_id=name,
+                now_us=tx.now_us + number * US_PER_S - KEPT_S * US_PER_S,
+                **answer,
+            )
+
+    await store.write(remember)
+    assert await store.write(lambda tx: forget(tx, 3)) == 1
+    clock = Paced()
+    keeper = Housekeeper(store, clock, Log().empty)
+    keeper.start()
+    await clock.slept_become(1)
+    inner: Any = store._inner
+    inner._clock.move(FORGET_LIMIT + 1)
+    clock.go_on.set()
+    await clock.slept_become(3)  # between two writes, and again until the next round
+    await keeper.stop()
+    left = await store.read(
+        lambda tx: [
+            tx.one("read_answer", owner="o", key=f"k{n:04}", expired_us=0)
+            for n in range(FORGET_LIMIT, FORGET_LIMIT + 10)
+        ]
+    )
+    assert [row is None for row in left] == [True] * 2 + [False] * 8
 
 
 async def test_without_retention_all_is_kept(
