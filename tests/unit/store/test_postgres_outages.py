@@ -1,6 +1,7 @@
 """PostgreSQL that goes away, hangs, or says no: nothing is lost, nothing is done twice, nobody waits for ever."""
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from app.domain.clock import SystemClock
-from app.domain.errors import StoreUnavailable
+from app.domain.errors import StoreCorrupt, StoreError, StoreFull, StoreUnavailable
 from app.store.persist import persist
 from app.store.port import Tx
 from app.store.postgres import PostgresStore
@@ -171,6 +172,56 @@ class TestOthersLocks:
             with pytest.raises(StoreUnavailable):
                 await store.read(slow)
             assert await store.read(count) == 2
+
+    @pytest.mark.parametrize("where", ["statement", "commit"])
+    async def test_a_frozen_server(self, database_url: str, where: str) -> None:
+        """Its process for us stands still with the lock: nobody waits for ever, and nothing is kept twice."""
+        pids: list[int] = []
+
+        def freezing(tx: Any) -> int:
+            number = append(tx)
+            pids.append(int(tx._link.simple("SELECT pg_backend_pid()").get_value(0, 0)))
+            os.kill(pids[0], signal.SIGSTOP)
+            return append(tx) if where == "statement" else number
+
+        async with opened(database_url, answer_ms=300, lock_ms=200) as store:
+            first = asyncio.ensure_future(store.write(freezing))
+            while not pids:
+                await yielded()
+            try:
+                if where == "statement":
+                    with pytest.raises(StoreUnavailable, match="no answer within"):
+                        await first
+                with pytest.raises(StoreUnavailable, match=r"lock timeout|no answer within"):
+                    await store.write(append)
+                assert await store.read(count) == 0
+            finally:
+                os.kill(pids[0], signal.SIGCONT)
+            kept = 0 if where == "statement" else await first
+            assert await persist(store, SystemClock(), append) == kept + 1
+            assert await store.read(count) == kept + 1
+
+    @pytest.mark.parametrize(
+        ("state", "error"),
+        [("53100", StoreFull), ("XX001", StoreCorrupt), ("53200", StoreUnavailable)],
+    )
+    async def test_what_the_server_has_run_out_of(
+        self, database_url: str, state: str, error: type[StoreError]
+    ) -> None:
+        """A full disk, a damaged table, no memory: typed, for the whole batch; the next one works."""
+
+        def failing(tx: Any) -> None:
+            count(tx)
+            tx._link.simple(f"DO $$ BEGIN RAISE 'on purpose' USING ERRCODE = '{state}'; END $$")
+
+        async with opened(database_url) as store:
+            results = await asyncio.gather(
+                *(store.write(op) for op in (append, failing, append)), return_exceptions=True
+            )
+            assert [type(result) for result in results] == [error] * 3
+            with pytest.raises(error):
+                await store.read(failing)
+            assert await store.write(append) == 1
 
 
 class TestRefusals:
