@@ -73,6 +73,7 @@ async def _hanging(client: httpx.AsyncClient, upstream: httpx.AsyncClient) -> st
     return task_id
 
 
+@pytest.mark.timeout(180)
 async def test_a_backup_under_load_and_the_way_back(
     bursar: Service, upstream: httpx.AsyncClient
 ) -> None:
@@ -84,8 +85,10 @@ async def test_a_backup_under_load_and_the_way_back(
         await ended(client, await submit(client, _WORK))
         before = {hanging, *posters.accepted}
         backup = await _command(bursar, "backup", "copy.db", "--json")
+        busy = await _command(bursar, "doctor")  # beside a service that has calls in flight
         posters.stopping = True
         await posting
+    assert busy.code == 0, busy.err
     in_copy = _check_copy(bursar, backup, before)
     await bursar.child.kill()  # its write-ahead log stays behind
     restored = await _command(bursar, "restore", "copy.db", "--json")
