@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from app.domain.errors import StoreCorrupt, StoreError, StoreInUse, StoreTooNew, StoreUnavailable
+from app.domain.errors import (
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreInUse,
+    StoreTooNew,
+    StoreUnavailable,
+)
 from app.store.queries import load_migrations, load_queries
 from app.store.sqlite_file import (
     BUSY_TIMEOUT_S,
@@ -57,7 +64,7 @@ def copy_out(path: Path, part: Path) -> None:
     """
     if not path.is_file():
         raise StoreUnavailable(f"There is no database at {path}.")
-    with _told(path), closing(connect(path)) as connection:
+    with _told(path, part), closing(connect(path)) as connection:
         check_schema(connection, path)
         connection.execute("VACUUM INTO ?", (str(part),))
     sync(part)
@@ -106,10 +113,10 @@ def copy_in(source: Path, part: Path, now_us: int) -> None:
     """
     if not source.is_file():
         raise StoreUnavailable(f"There is no file {source}.")
-    with _told(source), closing(_read_only(source)) as connection:
+    with _told(source, part), closing(_read_only(source)) as connection:
         check_schema(connection, source)
         connection.execute("VACUUM INTO ?", (str(part),))
-    with _told(source), closing(connect(part)) as connection:
+    with _told(source, part), closing(connect(part)) as connection:
         migrate(connection, source, now_us)
         connection.execute("PRAGMA journal_mode=DELETE")
     sync(part)
@@ -232,13 +239,21 @@ def _read_only(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _no_space(written: Path) -> StoreFull:
+    return StoreFull(f"No space left in {written.parent}.")
+
+
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """SQLite's errors in the service's words."""
+def _told(path: Path, written: Path | None = None) -> Iterator[None]:
+    """SQLite's errors in the service's words: of the database that is read, and of the file that is written."""
     try:
         yield
     except sqlite3.Error as error:
         found: StoreError = store_error(error, path)
+        if isinstance(found, StoreFull) and written is not None:
+            found = _no_space(written)
         raise found from error
+    except StoreFull as error:
+        raise (error if written is None else _no_space(written)) from error
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be used: {error.strerror or error}.") from error

@@ -11,12 +11,20 @@ import pytest
 
 from app.budget.ledger import Attempt, Kind, reserve, settle
 from app.domain.clock import SystemClock
-from app.domain.errors import StoreCorrupt, StoreInUse, StoreTooNew, StoreUnavailable
+from app.domain.errors import (
+    StoreCorrupt,
+    StoreFull,
+    StoreInUse,
+    StoreTooNew,
+    StoreUnavailable,
+)
 from app.store.queries import load_migrations
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME, connect, lock_directory, statements_of
 from app.upkeep.backup import CopyRefused, back_up, restore
+from tests.support.disk import owned
 from tests.support.seeding import accepted, claimed, scopes_of
+from tests.unit.store.test_interrupted_migrations import old_database
 
 CLOCK = SystemClock()
 
@@ -280,3 +288,39 @@ def test_a_backup_of_an_older_version(data: Path, tmp_path: Path) -> None:
     assert restore(data, copy, CLOCK).copy.drifts == 0
     assert _tasks(data / DATABASE_NAME) == []
     assert copy.read_bytes() == before
+
+
+def test_a_backup_beside_an_older_service(tmp_path: Path) -> None:
+    """A schema that this version would migrate is copied as it is; its books are not judged."""
+    path = old_database(tmp_path / "old", 2)
+    copy = back_up(path.parent, tmp_path / "copy.db", CLOCK)
+    assert (copy.tasks, copy.unfinished, copy.drifts) == (5, 4, None)
+    with closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
+        assert connection.execute("SELECT MAX(version) FROM schema_migrations").fetchone() == (2,)
+    restored = restore(tmp_path / "new", tmp_path / "copy.db", CLOCK)
+    assert (restored.copy.tasks, restored.copy.drifts) == (5, 0)
+
+
+@pytest.mark.parametrize("room", [0, 4_096, 40_000])
+def test_no_space_for_a_copy(data: Path, tmp_path: Path, room: int) -> None:
+    """A full disk is told by its folder; nothing half is left, nothing that was there has changed."""
+    before = _files(data)
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    with owned(copies) as disk:
+        disk.room = room
+        with pytest.raises(StoreFull, match=r"No space left in .*copies"):
+            back_up(data, copies / "copy.db", CLOCK)
+        assert disk.refused
+        assert not list(copies.iterdir())
+        disk.room = None
+        back_up(data, copies / "copy.db", CLOCK)
+    with owned(data) as disk:
+        disk.room = room
+        with pytest.raises(StoreFull, match=r"No space left in .*data"):
+            restore(data, copies / "copy.db", CLOCK)
+        assert disk.refused
+        assert _files(data) == before
+        disk.room = None
+        restore(data, copies / "copy.db", CLOCK)
+    assert _tasks(data / DATABASE_NAME) == ["t"]
