@@ -161,10 +161,13 @@ def _queue_stuck(case: Case) -> str | None:
 def _erasure_incomplete(case: Case) -> str | None:
     if case.row["erased_at_us"] is None:
         return None
-    bodies = 0 if case.journal is None else case.journal["body_count"]
-    if not bodies and not case.row["has_result"]:
+    bodies, told = 0, 0
+    if case.journal is not None:
+        bodies, told = case.journal["body_count"], case.journal["erased_count"]
+    if not bodies and not case.row["has_result"] and told == 1:
         return None
-    return f"is erased, but {bodies} bodies and {case.row['has_result']} results are left"
+    left = f"{bodies} bodies and {case.row['has_result']} results are left"
+    return f"is erased, but {left}, and its journal tells of it {told} times"
 
 
 def _pruned_alive(case: Case) -> str | None:
