@@ -37,6 +37,8 @@ class Nature:
     """Runs that were seen to begin."""
     delivered: dict[str, tuple["Fate", float]] = field(default_factory=dict)
     """Answers that a process had in its hands, by attempt, and when."""
+    asked: dict[str, list[bytes]] = field(default_factory=dict)
+    """The messages of every request that arrived, by attempt, each as it was on the wire."""
     network_fails: float = 0.0
     """Share of requests that find no connection."""
     simulator: Simulator = field(init=False)

@@ -3,6 +3,7 @@
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import orjson
 
@@ -41,6 +42,7 @@ SOMETIMES = (
     "lease lost in mid-call",
     "late answer confirmed",
     "crashed repeatedly",
+    "resumed from the journal",
 )
 """What a hundred seeds must have reached, or they have proved little."""
 
@@ -49,6 +51,7 @@ def judge(books: Books, accepted: set[str], nature: Nature, run_limit: int) -> I
     """What is wrong, in a sentence each; notes what was reached."""
     _notice(books, nature.reached)
     yield from _unconfirmed(books, nature)
+    yield from _changed_history(books, nature)
     for task_id, events in books.events.items():
         if [event["seq"] for event in events] != list(range(1, len(events) + 1)):
             yield f"{task_id}: its events have gaps"
@@ -116,6 +119,25 @@ def _unconfirmed(books: Books, nature: Nature) -> Iterator[str]:
                 yield f"{attempt} was answered, and its line is {kind}"
 
 
+def _changed_history(books: Books, nature: Nature) -> Iterator[str]:
+    """What a model was shown is shown again, byte for byte, whoever asks: the transcript only grows.
+
+    A closing turn adds its question to the last message; what came before that stays.
+    """
+    by_task: dict[str, list[tuple[int, int, list[bytes]]]] = {}
+    for reference, messages in nature.asked.items():
+        task_id, step, attempt = reference.split("/")
+        by_task.setdefault(task_id, []).append((int(step), int(attempt), messages))
+    for task_id, asked in by_task.items():
+        spec = orjson.loads(books.tasks[task_id]["spec"])
+        may_differ = 1 if spec["on_budget"] == "finalize" else 0
+        asked.sort(key=lambda one: one[:2])
+        for before, after in pairwise(asked):
+            kept = len(before[2]) - may_differ
+            if after[2][:kept] != before[2][:kept]:
+                yield f"{task_id}: request {after[0]}/{after[1]} tells the past in another way"
+
+
 def _notice(books: Books, reached: Counter[str]) -> None:
     for line in books.settlements.values():
         reached["presumed line"] += line["kind"] == "presumed"
@@ -135,5 +157,7 @@ def _notice(books: Books, reached: Counter[str]) -> None:
             if event["type"] == "task_requeued" and event["data"]["reason"] in _CRASHED:
                 by_lease = event["data"]["reason"] == "lease_expired"
                 reached["taken over by lease" if by_lease else "taken over"] += 1
+            resumed = event["type"] == "attempt_started" and event["data"]["step"] > 1
+            reached["resumed from the journal"] += resumed and event["run"] > 1
             if event["type"] == "task_finished":
                 reached["crashed repeatedly"] += event["data"]["outcome"] == "crashed_repeatedly"

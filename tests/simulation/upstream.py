@@ -10,9 +10,10 @@ from contextvars import Context
 from functools import cache
 
 import httpx2
+import orjson
 
 from app.domain.clock import Clock
-from app.llm.anthropic import AnthropicProvider
+from app.llm.anthropic import REFERENCE_HEADER, AnthropicProvider
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Provider
 from app.simulator.reply import Ending, Reply
 from tests.simulation.loop import PROCESS
@@ -97,11 +98,20 @@ class _Network(httpx2.AsyncBaseTransport):
 
 async def _answered(nature: Nature, request: httpx2.Request, delay_s: float) -> Reply:
     await pause(delay_s)
+    _note_messages(nature, request)
     reply = nature.simulator.reply(
         request.method, request.url.raw_path.decode(), request.headers, request.content
     )
     await pause(reply.delay_s + delay_s)
     return reply
+
+
+def _note_messages(nature: Nature, request: httpx2.Request) -> None:
+    """Take down what was asked, byte for byte."""
+    messages = orjson.loads(request.content)["messages"]
+    if orjson.dumps(messages) not in request.content:
+        nature.violations.append("a request is not encoded as it is compared")
+    nature.asked[request.headers[REFERENCE_HEADER]] = [orjson.dumps(one) for one in messages]
 
 
 class _Body(httpx2.AsyncByteStream):

@@ -195,6 +195,8 @@ async def _live(job: Job) -> None:
         data_dir=folder / "data",
         anthropic_api_key=NO_KEY,
         anthropic_base_url=job.upstream,
+        heartbeat_s=600.0,  # a beat on the way would be a point that the next life does not pass
+        lease_s=1_200.0,
         **job.settings,
     )
     async with running(

@@ -79,6 +79,14 @@ class Child:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
+    async def stall(self, duration_s: float) -> None:
+        """Stop it for a while, as a machine that is suspended does, and let it go on."""
+        self.send(signal.SIGSTOP)
+        try:
+            await _CLOCK.sleep(duration_s)
+        finally:
+            self.send(signal.SIGCONT)
+
     async def ended(self, timeout_s: float) -> Ended:
         """Wait for the end.
 
