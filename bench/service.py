@@ -18,7 +18,7 @@ from bench.workload import CONCURRENCY
 
 SUBMITTERS = 16
 """Connections that submit tasks."""
-_READY_LIMIT_S = 60.0
+_READY_LIMIT_S = 180.0
 _END_LIMIT_S = 60.0
 _POLL_S = 0.01
 _CLOCK = SystemClock()
