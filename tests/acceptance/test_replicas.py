@@ -21,7 +21,7 @@ from tests.acceptance.client import (
 from tests.support.fleet import Fleet, fleet
 from tests.support.process import run, simulator
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(900)
 HANG = {"kind": "timeout", "repeat": 1_000}
 HELLO: dict[str, Any] = {"task": "Say hello.", "complexity": "simple"}
 TOOLS: dict[str, Any] = {
@@ -101,13 +101,13 @@ async def test_a_worker_answers_probes_and_nothing_else(replicas):
             assert (await client.get(path)).status_code == 200, path
         assert (await client.post("/tasks", json=HELLO)).status_code == 404
     env = {**replicas.env, "BURSAR_PORT": str(worker.port)}
-    assert (await run("healthcheck", cwd=replicas.folder, env=env, timeout_s=60)).code == 0
+    assert (await run("healthcheck", cwd=replicas.folder, env=env, timeout_s=120)).code == 0
 
 
 @pytest.mark.parametrize("role", ["api", "worker"])
 async def test_a_part_of_the_service_needs_the_shared_database(tmp_path, role):
     """One clear sentence, and the exit code of wrong settings."""
-    left = await run(role, cwd=tmp_path, env={"BURSAR_SIMULATOR": "on"}, timeout_s=60)
+    left = await run(role, cwd=tmp_path, env={"BURSAR_SIMULATOR": "on"}, timeout_s=120)
     assert left.code == 2
     assert "BURSAR_DATABASE_URL" in left.err
     assert len(left.err.splitlines()) == 1

@@ -11,6 +11,9 @@ import httpx
 
 from tests.support.process import NO_KEY, Child, Ended, answering, client_of, free_port, spawn
 
+_START_S = 240
+"""A worker loads a second's worth of libraries; on a busy machine that takes a while."""
+
 
 @dataclass
 class Replica:
@@ -36,7 +39,11 @@ class Fleet:
     async def start(self, role: str, *, port: int | None = None) -> Replica:
         """Another replica, ready."""
         replica = await self.launch(role, port=port)
-        await answering(replica.child, f"{replica.url}/readyz", timeout_s=90)
+        try:
+            await answering(replica.child, f"{replica.url}/readyz", timeout_s=_START_S)
+        except TimeoutError:
+            said = "\n".join([*replica.child.err, *replica.child.out[-20:]])
+            raise AssertionError(f"{role} is not ready after {_START_S} s:\n{said}") from None
         return replica
 
     async def launch(self, role: str, *, port: int | None = None) -> Replica:

@@ -1,0 +1,201 @@
+"""What falls between the task table and the dispatcher: tickets that are lost, stuck, spent or left over."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import psycopg
+import pytest
+
+from app.domain.clock import SystemClock
+from app.domain.lease import Lease
+from app.domain.task import Claim, Conclusion, Outcome
+from app.journal.feed import Feed
+from app.queue import leases, verbs
+from app.queue.caps import NO_CAPS
+from app.queue.dispatch import HELD, Dispatch, Ticket
+from app.queue.distributed import Bounds, DistributedQueue
+from app.queue.sweep import Sweep
+from app.store.postgres import PostgresStore
+from tests.support.seeding import accepted, row_of
+
+_CLOCK = SystemClock()
+_FAR_S = 1e9
+
+
+@dataclass
+class Office:
+    """The store, a dispatcher that does not listen, and the database behind both."""
+
+    url: str
+    store: PostgresStore
+    dispatch: Dispatch
+
+    @property
+    def sweep(self) -> Sweep:
+        """One that remembers nothing."""
+        return Sweep(self.store, self.dispatch, NO_CAPS)
+
+    async def status(self, ticket: str) -> str | None:
+        """Where the ticket stands."""
+        standing = (await self.dispatch.standing([ticket])).get(ticket)
+        return standing.status if standing else None
+
+    def ago(self, column: str, ticket: str, seconds: int) -> None:
+        """Pretend that it happened so long ago."""
+        with psycopg.connect(self.url) as connection:
+            connection.execute(
+                f"UPDATE dbos.workflow_status SET {column} = {column} - {seconds * 1_000}"  # noqa: S608
+                f" WHERE workflow_uuid = '{ticket}'".encode()
+            )
+
+    async def held_by_a_dead_executor(self, ticket: Ticket) -> None:
+        """The ticket was taken by a process that is gone."""
+        await self.dispatch.hand_in([ticket])
+        taken = asyncio.Event()
+
+        async def never(_task_id: str, _run: int) -> None:
+            taken.set()
+            await asyncio.Event().wait()
+
+        dead = Dispatch(self.url, executor="dead", slots=4)
+        await dead.open()
+        await dead.listen(never)
+        async with asyncio.timeout(60):
+            await taken.wait()
+        await dead.close()
+        assert await self.status(ticket.id) == HELD
+
+
+@pytest.fixture
+async def office(replica_url: str) -> AsyncIterator[Office]:
+    """An empty database."""
+    store, dispatch = PostgresStore(replica_url), Dispatch(replica_url, executor="here", slots=0)
+    await dispatch.open()
+    await store.write(lambda tx: leases.take(tx, "w", slots=4, lease_s=600))
+    yield Office(replica_url, store, dispatch)
+    await dispatch.close()
+    await store.close()
+
+
+async def _until(found: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await found():
+            await _CLOCK.sleep(0.05)
+
+
+async def test_a_task_without_a_ticket_gets_one(office):
+    """A crash between the task's transaction and the ticket loses nothing."""
+    await accepted(office.store, "a")
+    assert await office.status("a") is None
+    await office.sweep.once(0)
+    assert await office.status("a") == "ENQUEUED"
+
+
+async def test_a_ticket_that_ended_without_effect_is_replaced(office):
+    """It came while the task could not start; now it can."""
+    await office.dispatch.hand_in([Ticket("a", 0)])
+    await office.dispatch.cancel(["a"])
+    await accepted(office.store, "a")
+    await office.sweep.once(0)
+    assert await office.status("a") == "ENQUEUED"
+
+
+async def test_a_ticket_that_nobody_uses_arrives_again(office):
+    """Its executor died before it claimed the task; until it has had its time it is left alone."""
+    await accepted(office.store, "a")
+    await office.held_by_a_dead_executor(Ticket("a", 0))
+    await office.sweep.once(0)
+    assert await office.status("a") == HELD
+    office.ago("started_at_epoch_ms", "a", 16)
+    await office.sweep.once(_FAR_S)
+    assert await office.status("a") == "ENQUEUED"
+
+
+async def test_no_ticket_of_a_dead_executor_stays_pending(office):
+    """Its tasks go on under tickets of their own; what it held is voided, and forgotten a while later."""
+    await accepted(office.store, "a")
+    await office.held_by_a_dead_executor(Ticket("a", 0))
+    claim = await office.store.write(lambda tx: verbs.claim_one(tx, "w", "a", run=0))
+    assert claim is not None
+    office.ago("started_at_epoch_ms", "a", 16)
+    await office.sweep.once(_FAR_S)
+    assert await office.status("a") == HELD, "its run goes on"
+    await office.store.write(
+        lambda tx: verbs.give_back(tx, claim.subject, "lease_expired", tx.now_us)
+    )
+    await office.sweep.once(2 * _FAR_S)
+    assert await office.status("a") == "CANCELLED"
+    assert await office.status("a/1") == "ENQUEUED"
+    assert await office.dispatch.held() == []
+    office.ago("completed_at", "a", 61)
+    await office.sweep.once(3 * _FAR_S)
+    assert await office.status("a") is None
+
+
+async def test_what_has_ended_is_forgotten_in_batches(office):
+    """However many there are, and no younger one."""
+    ids = [f"t{number}" for number in range(600)]
+    await office.dispatch.hand_in([Ticket(name, 0) for name in ids])
+    await office.dispatch.cancel(ids)
+    with psycopg.connect(office.url) as connection:
+        connection.execute(
+            b"UPDATE dbos.workflow_status SET completed_at = completed_at - 61000 WHERE workflow_uuid <> 't599'"
+        )
+    await office.sweep.once(_FAR_S)
+    assert set(await office.dispatch.standing(ids)) == {"t599"}
+
+
+async def test_stopping_hands_over_what_arrived_and_was_not_claimed(office):
+    """All slots are busy: the next ticket waits here. It goes to another process, at once."""
+    queue = DistributedQueue(
+        office.store,
+        _CLOCK,
+        Dispatch(office.url, executor="first", slots=4),
+        Bounds(99, 99),
+        Lease("w"),
+    )
+    office.store.listener = Feed(queue.on_event).publish
+    await queue.start()
+    await accepted(office.store, "a")
+
+    async def arrived() -> bool:
+        return await office.status("a") == HELD
+
+    await _until(arrived)  # nobody asks for a claim: no slot is free
+    await queue.stop()
+    await queue.close()
+    assert (await row_of(office.store, "a"))["status"] == "queued"
+    assert await office.status("a") == "ENQUEUED"
+
+
+async def test_a_run_that_goes_on_after_the_stop_gets_its_next_ticket_handed_in(office):
+    """The queue stops first, the runs end later: what they give back is in the queue when all is closed."""
+    queue = DistributedQueue(
+        office.store,
+        _CLOCK,
+        Dispatch(office.url, executor="first", slots=4),
+        Bounds(99, 99),
+        Lease("w"),
+    )
+    office.store.listener = Feed(queue.on_event).publish
+    await queue.start()
+    await accepted(office.store, "a")
+    await accepted(office.store, "b")
+    claims: list[Claim] = []
+    async with asyncio.timeout(60):
+        for _ in range(2):
+            claim = await queue.next()
+            assert claim is not None
+            claims.append(claim)
+    first, second = claims
+    await queue.stop()
+    await office.store.write(lambda tx: verbs.give_back(tx, first.subject, "drain", tx.now_us))
+    await office.store.write(
+        lambda tx: verbs.finish(tx, second.subject, Conclusion(Outcome.ANSWERED, "x"))
+    )
+    for claim in claims:
+        queue.ended(claim)
+    await queue.close()
+    assert await office.status(f"{first.subject.task_id}/1") == "ENQUEUED"
+    assert await office.dispatch.held() == []
