@@ -160,7 +160,7 @@ async def test_stopping_hands_over_what_arrived_and_was_not_claimed(office):
     await accepted(office.store, "a")
 
     async def arrived() -> bool:
-        return await office.status("a") == HELD
+        return bool(await office.status("a") == HELD)
 
     await _until(arrived)  # nobody asks for a claim: no slot is free
     await queue.stop()
