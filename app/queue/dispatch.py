@@ -116,7 +116,9 @@ class Dispatch:
         """Take no more tickets; arrivals under way are cancelled, their tickets stay held by this executor."""
         if self._listening:
             self._listening = False
-            logging.getLogger("dbos").setLevel(logging.ERROR)  # it warns of each run it lets go of
+            logging.getLogger("dbos").setLevel(
+                logging.CRITICAL
+            )  # it complains of each run it lets go of
             await asyncio.get_running_loop().run_in_executor(
                 self._threads, lambda: DBOS.destroy(destroy_registry=True)
             )

@@ -28,7 +28,7 @@ from app.journal.journal import Recorded
 from app.queue import verbs
 from app.queue.caps import NO_CAPS, Caps
 from app.queue.dispatch import Dispatch, Ticket
-from app.queue.sweep import Sweep, due_tickets
+from app.queue.sweep import Sweep, due_tickets, still_waits
 from app.store.port import Store
 
 _log = logging.getLogger(__name__)
@@ -67,7 +67,6 @@ class DistributedQueue:
         self._hungry = 0
         self._over: dict[Subject, asyncio.Event] = {}
         """The runs of this process; the event ends the run's ticket."""
-        self._arriving: set[str] = set()
         self._claiming: set[asyncio.Task[Claim | None]] = set()
         self._due: set[str] = set()
         """Tasks that need a ticket, by what this process has committed."""
@@ -181,9 +180,10 @@ class DistributedQueue:
             await self._caretaker
         try:
             await self._hand_in()
-            await self._dispatch.put_back(sorted(self._arriving))
-            left = await self._dispatch.held(mine=True)
-            await self._dispatch.forget([ticket.id for ticket in left])
+            held = await self._dispatch.held(mine=True)
+            unused = await self._store.read(lambda tx: [t.id for t in held if still_waits(tx, t)])
+            await self._dispatch.put_back(unused)
+            await self._dispatch.forget([t.id for t in held if t.id not in unused])
         except StoreError as error:
             _log.warning("tickets_left", extra={"error_message": str(error)})
         await self._dispatch.close()
@@ -201,7 +201,6 @@ class DistributedQueue:
         Cancelled when this process takes no more tickets; then somebody else gets it.
         """
         ticket = Ticket(task_id, run).id
-        self._arriving.add(ticket)
         await self._free.acquire()
         if self._stopping:
             await asyncio.Event().wait()
@@ -211,7 +210,6 @@ class DistributedQueue:
         claim = await asyncio.shield(claiming)
         if claim is None and self._stopping:
             await asyncio.Event().wait()
-        self._arriving.discard(ticket)
         if claim is None:
             self._free.release()
             return

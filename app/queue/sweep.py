@@ -141,6 +141,13 @@ def _is_stuck(ticket: Standing, now_us: int) -> bool:
     return ticket.status == HELD and ticket.arrived_at_us < now_us - int(ARRIVAL_S * US_PER_S)
 
 
+def still_waits(tx: Tx, held: Standing) -> bool:
+    """The run that this ticket is for has not begun."""
+    ticket = Ticket.parse(held.id)
+    row = tx.one("task_place", id=ticket.task_id)
+    return row is not None and row["status"] == "queued" and row["run_count"] == ticket.run
+
+
 def _is_over(tx: Tx, held: Standing) -> bool:
     """Nobody runs what this ticket was for. One that has only just arrived is left alone."""
     if held.arrived_at_us > tx.now_us - int(ARRIVAL_S * US_PER_S):
@@ -150,5 +157,4 @@ def _is_over(tx: Tx, held: Standing) -> bool:
     if row is None:
         return True
     runs = row["status"] in {"running", "cancelling"} and row["run_count"] == ticket.run + 1
-    waits = row["status"] == "queued" and row["run_count"] == ticket.run
-    return not runs and not waits
+    return not runs and not still_waits(tx, held)
