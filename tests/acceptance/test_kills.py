@@ -45,7 +45,11 @@ async def upstream(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 async def bursar(tmp_path: Path, upstream: httpx.AsyncClient) -> AsyncIterator[Service]:
     """A service over it, not yet started."""
-    settings = {"BURSAR_SESSION_BUDGET_USD": "500", "BURSAR_WORKERS": "16"}
+    settings = {
+        "BURSAR_SESSION_BUDGET_USD": "500",
+        "BURSAR_WORKERS": "16",
+        "BURSAR_RUN_LIMIT": "1000",  # a task that is struck again and again goes on
+    }
     async with service(tmp_path, str(upstream.base_url), **settings) as made:
         yield made
 
@@ -225,3 +229,28 @@ def _check_tools(books: Books) -> None:
         finished = [e["data"]["call_id"] for e in events if e["type"] == "tool_finished"]
         assert len(set(begun)) == len(begun) == 60
         assert sorted(finished) == sorted(begun)
+
+
+@pytest.mark.timeout(180)
+async def test_a_task_that_always_crashes_is_given_up(
+    bursar: Service, upstream: httpx.AsyncClient
+) -> None:
+    """Killed in its first call each time: after so many runs without a step it has failed, every lost call is booked."""
+    bursar.env["BURSAR_RUN_LIMIT"] = "2"
+    await set_faults(upstream, {"kind": "latency", "delay_s": 60, "repeat": 9})
+    await bursar.start()
+    async with bursar.client() as client:
+        task_id = await submit(client, _BODIES[0])
+    for attempt in (1, 2):
+        await _until_asked(upstream, f"{task_id}/1/{attempt}")
+        await bursar.child.kill()
+        await bursar.start()
+    async with bursar.client() as client:
+        (task,) = await all_ended(client, [task_id])
+    await bursar.stop()
+    assert (task["status"], task["outcome"]) == ("failed", "crashed_repeatedly")
+    assert (task["runs"], task["steps"]) == (2, 0)
+    assert "2 runs in a row" in task["error"]["message"]
+    books = read_books(bursar.database, await bill_of(upstream))
+    check_all(books, {task_id})
+    assert [line["kind"] for line in books.settlements.values()] == ["presumed", "presumed"]
