@@ -4,9 +4,9 @@ import math
 import re
 from dataclasses import dataclass
 
-HEAD_CHARS = 12_000
+HEAD_CHARS = 4_000
 """What is read of a long text: its beginning and its end. Its length counts in full."""
-TAIL_CHARS = 2_000
+TAIL_CHARS = 1_000
 GRAM_LENGTH = 3
 
 NAMES = (
@@ -40,7 +40,7 @@ class Features:
 
 def features_of(text: str) -> Features:
     """The features of a text. What only exams have, such as the letters of choices, is left out."""
-    read = _CHOICE.sub("\n", _ANSWER_CUE.sub("", _shortened(text)))
+    read = _CHOICE.sub("\n", _ANSWER_CUE.sub("", shortened(text)))
     tokens = ["#" if token.isdigit() else token for token in _TOKEN.findall(read.lower())]
     grams = set(tokens)
     for length in range(2, GRAM_LENGTH + 1):
@@ -64,7 +64,8 @@ def _numbers(text: str, read: str, tokens: list[str]) -> tuple[float, ...]:
     )
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """What is read of a text."""
     if len(text) <= HEAD_CHARS + TAIL_CHARS:
         return text
     return f"{text[:HEAD_CHARS]}\n{text[-TAIL_CHARS:]}"

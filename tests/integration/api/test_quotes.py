@@ -98,14 +98,16 @@ LOST = ("cut_before_headers", "truncate_json", "cut_mid_body", "html_page")
 def _shape(draw: random.Random) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
     """A task, its options, and the faults it will meet."""
     steps = draw.choice([0, 0, 1, 3, 6])
-    sim = f'[[sim {{"steps": {steps}, "parallel": {draw.choice([1, 3, 25])}, "answer_tokens": {draw.choice([5, 400, 3_000])}}}]]'
+    stop = draw.choice(["", "", ', "stop": "refusal_mid"', ', "stop": "empty"'])
+    sim = f'[[sim {{"steps": {steps}, "parallel": {draw.choice([1, 3, 25])}, "answer_tokens": {draw.choice([5, 400, 3_000])}{stop}}}]]'
     fields = {
-        "complexity": draw.choice(["simple", "simple", "medium", "complex"]),
+        "complexity": draw.choice(["simple", "simple", "medium", "complex", "auto"]),
         "tools": TOOLS if steps else [],
         "max_steps": draw.choice([1, 2, 5, 10]),
         "on_budget": draw.choice(["fail", "finalize"]),
         "budget_usd": draw.choice([0.0002, 0.002, 0.05, 100]),
         "downgrade": draw.choice([False, False, True]),
+        "escalate": draw.choice([None, False, True]),
         "bound": draw.choice(["proved", "proved", "estimate"]),
     }
     if draw.random() < 0.4:
