@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from tests.simulation.now import Nature, VirtualClock, pause
 from tests.simulation.process import ConnectionLost, MakeStore, Process
 from tests.simulation.upstream import URL
 
-END_S = 2 * 3_600
+END_S = 900
 """Virtual seconds in which everything must end once nothing goes wrong any more."""
 _UP_S = 60.0
+_TROUBLES = (("full disk", sqlite3.SQLITE_FULL), ("locked database", sqlite3.SQLITE_BUSY))
 _SESSION_BUDGETS_USD = (0.006, 0.008, 0.012, 0.5)
 """The small ones pay for one or a few reservations at once: the others have to wait their turn."""
 
@@ -31,6 +33,7 @@ class World:
     def __init__(self, nature: Nature, folder: Path, make_store: MakeStore) -> None:
         self._nature = nature
         self._draw = nature.draw
+        self._disk_draw = random.Random(f"{nature.seed}/disk")  # noqa: S311
         self._make_store = make_store
         self.settings = self._chosen(folder)
         self._current: Process | None = None
@@ -51,6 +54,7 @@ class World:
         ]
         for _ in range(self._draw.randint(0, 5)):
             await pause(self._draw.choice((0.003, 0.02, 0.1, 0.5, 2, 6)))
+            await self._trouble_the_disk()
             await self._misfortune()
         await asyncio.gather(*clients)
         await self._converge()
@@ -154,6 +158,15 @@ class World:
         await pause(self._draw.choice((0.1, 1, 10)))
         old.crash()
         await old.gone.wait()
+
+    async def _trouble_the_disk(self) -> None:
+        """Now and then nothing can be written for a while. By dice of its own: worlds without it stay as they are."""
+        if self._disk_draw.random() < 0.1:
+            name, code = self._disk_draw.choice(_TROUBLES)
+            self._nature.reached[name] += 1
+            self._nature.store_error = code
+            await pause(self._disk_draw.choice((0.1, 2, 8, 40)))
+            self._nature.store_error = 0
 
     def _jump(self) -> None:
         """Somebody sets all clocks."""

@@ -39,6 +39,8 @@ class Nature:
     """Answers that a process had in its hands, by attempt, and when."""
     asked: dict[str, list[bytes]] = field(default_factory=dict)
     """The messages of every request that arrived, by attempt, each as it was on the wire."""
+    store_error: int = 0
+    """SQLite's code for what is wrong with the database's disk right now; 0: nothing."""
     network_fails: float = 0.0
     """Share of requests that find no connection."""
     simulator: Simulator = field(init=False)

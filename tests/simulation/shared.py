@@ -81,6 +81,9 @@ class Shared(World):
                 await one.stop()
                 await self._start()
 
+    async def _trouble_the_disk(self) -> None:
+        """Who cannot write loses a lease that the others would have to be told apart from a wrong loss."""
+
     async def _gone(self, process: Process) -> None:
         await process.gone.wait()
         await pause(self._draw.choice((0, 0.5, 5, 30)))

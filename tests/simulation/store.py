@@ -12,6 +12,7 @@ from app.store.sqlite import SqliteStore
 from tests.simulation.loop import PROCESS
 from tests.simulation.now import Gone, Nature
 
+_FAILS_AT = {sqlite3.SQLITE_FULL: "COMMIT", sqlite3.SQLITE_BUSY: "BEGIN IMMEDIATE"}
 _OVERDRAWN = (
     "SELECT scope, id FROM accounts WHERE spent_nano + surplus_nano + reserved_nano > limit_nano"
 )
@@ -40,6 +41,8 @@ class Watched:
         return getattr(self._connection, name)
 
     def execute(self, statement: str, parameters: Any = ()) -> sqlite3.Cursor:
+        if statement == _FAILS_AT.get(self._nature.store_error):
+            self._fail()
         if statement != "COMMIT":
             cursor = self._connection.execute(statement, parameters)
             self.in_transaction = self._connection.in_transaction
@@ -54,6 +57,16 @@ class Watched:
         self._judge_leases()
         self._at_commit("after")
         return cursor
+
+    def _fail(self) -> None:
+        """As SQLite does: a full disk is met at the end of a transaction, somebody else's lock at its beginning."""
+        if self.in_transaction:
+            self._connection.execute("ROLLBACK")
+            self.in_transaction = False
+        self._nature.reached["write failed"] += 1
+        error = sqlite3.OperationalError("the world's disk")
+        error.sqlite_errorcode = self._nature.store_error
+        raise error
 
     def _judge(self) -> None:
         """What must hold at every committed instant."""
