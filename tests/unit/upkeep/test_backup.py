@@ -1,8 +1,11 @@
 """Backup and restore of the embedded database: whole, or not at all."""
 
+import json
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +26,7 @@ from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME, connect, lock_directory, statements_of
 from app.upkeep.backup import CopyRefused, back_up, restore
 from tests.support.disk import owned
+from tests.support.process import ROOT
 from tests.support.seeding import accepted, claimed, scopes_of
 from tests.unit.store.test_interrupted_migrations import old_database
 
@@ -324,3 +328,35 @@ def test_no_space_for_a_copy(data: Path, tmp_path: Path, room: int) -> None:
         disk.room = None
         restore(data, copies / "copy.db", CLOCK)
     assert _tasks(data / DATABASE_NAME) == ["t"]
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("job", "ends"), [("restore", (["t"], ["t"])), ("backup", (["later", "t"], ["later", "t"]))]
+)
+async def test_killed_at_every_step(
+    data: Path, tmp_path: Path, job: str, ends: tuple[list[str], list[str]]
+) -> None:
+    """The database is the old one or the new one, whole, with the log of a crash beside it; so is the copy."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    back_up(data, origin / "copy.db", CLOCK)
+    store = SqliteStore(data, CLOCK)
+    await accepted(store, "later")
+    shutil.copytree(data, origin / "data")  # a process that was killed leaves its log
+    await store.close()
+    ran = subprocess.run(  # noqa: ASYNC221, S603
+        [sys.executable, "-m", "tests.support.dying", job, origin],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert ran.returncode == 0, ran.stderr
+    *deaths, lived = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(deaths) > 10
+    assert lived == [0, *ends, 0]
+    for code, tasks, copied, again in deaths:
+        assert (code, again) == (137, 0)
+        assert tasks in (["later", "t"], ends[0])
+        assert copied in (["t"], ends[1])
