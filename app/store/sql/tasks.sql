@@ -190,8 +190,11 @@ UPDATE tasks SET turn_called = 1, held_by = CASE WHEN held_by = 'time' THEN NULL
 WHERE id = :id AND status = 'queued' AND turn_called = 0;
 
 -- name: wake_parked
--- Not those that wait for an instant that somebody named.
-UPDATE tasks SET available_at_us = :now_us
+-- Not those that wait for an instant that somebody named. The clock was set back: what was due in its future is due
+-- now, or it would stand behind newcomers for as long as the jump.
+UPDATE tasks SET available_at_us = :now_us,
+    rank_us = CASE WHEN due_at_us > :now_us THEN rank_us - due_at_us + :now_us ELSE rank_us END,
+    due_at_us = CASE WHEN due_at_us > :now_us THEN :now_us ELSE due_at_us END
 WHERE status = 'queued' AND deadline_at_us > 0 AND available_at_us > :now_us AND (run_count > 0 OR available_at_us <= created_at_us);
 
 -- name: wake_from_future

@@ -19,6 +19,7 @@ ON_EVERY_STORE = {
     "test_ledger",
     "test_lists",
     "test_order",
+    "test_retry",
     "test_sessions",
     "test_subtasks",
 }

@@ -209,9 +209,10 @@ async def test_a_closing_turn_is_undone(bursar: Running, stop: str) -> None:
 
 async def test_deadline_starts_anew(bursar: Running) -> None:
     """What ran out of time has all of it again, or as much as is named."""
-    bursar.script({**HANG, "repeat": 1})
+    bursar.script(HANG)
     failed = await bursar.run(deadline_s=0.2)
     assert failed["outcome"] == "deadline"
+    bursar.script()
     answer = await retried(bursar, failed["id"], deadline_s=600)
     assert answer.json()["deadline_at"] > failed["deadline_at"]
     assert (await bursar.finished(failed["id"]))["outcome"] == "answered"

@@ -54,6 +54,17 @@ async def test_given_back_it_keeps_its_place(office):
     assert await claimed_ids(office) == ["a"]
 
 
+async def test_a_clock_set_back_turns_no_order_round(office):
+    """What waited before the jump goes before what comes after it; who is to wait for an instant still waits."""
+    await accepted(office.store, "old")
+    await accepted(office.store, "put-off", run_at_us=run_at(office, 60))
+    office.clock.move(-3_600)
+    await office.store.write(lambda tx: tx.run("wake_parked", now_us=tx.now_us))
+    office.clock.move(1)
+    await accepted(office.store, "new")
+    assert await claimed_ids(office, 9) == ["old", "new"]
+
+
 def run_at(office: Any, seconds: float) -> int:
     """An instant from now."""
     return int(office.clock.now_us() + seconds * US_PER_S)
