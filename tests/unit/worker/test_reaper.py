@@ -1,7 +1,6 @@
 """The reaper: whom it takes for dead, and what becomes of their tasks."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +11,11 @@ from app.journal.events import TaskFinished, TaskRequeued
 from app.journal.journal import read_all
 from app.queue import leases, verbs
 from app.store.port import Tx
-from app.store.sqlite import SqliteStore
 from app.worker.reaper import Reaper
 from app.worker.recovery import RESCUE_LIMIT, rescue_all
 from tests.support.clock import FakeClock
 from tests.support.seeding import accepted, claim_now, row_of
+from tests.support.stores import OpenStore
 
 LEASE_S = 15.0
 SWEEP_S = 2.5
@@ -25,9 +24,9 @@ SWEEP_S = 2.5
 class Room:
     """A store in which others hold tasks, and a reaper of this process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, open_store: OpenStore) -> None:
         self.clock = FakeClock()
-        self.store = SqliteStore(folder, self.clock)
+        self.store = open_store(self.clock)
         self.reaper = self.other()
 
     def other(self, worker: str = "me", run_limit: int = 3) -> Reaper:
@@ -59,11 +58,9 @@ class Room:
 
 
 @pytest.fixture
-async def room(tmp_path: Path) -> Any:
-    """An empty store."""
-    made = Room(tmp_path / "data")
-    yield made
-    await made.store.close()
+async def room(open_store: OpenStore) -> Room:
+    """An empty store, each of the two."""
+    return Room(open_store)
 
 
 async def test_a_silent_worker_is_taken_over_after_its_lease(room):
