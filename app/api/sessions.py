@@ -86,7 +86,7 @@ async def put_session_budget(request: Request, session_id: SessionId, body: Budg
     def op(tx: Tx) -> dict[str, Any]:
         known = tx.one("read_session", owner=who.owner, id=session_id)
         previous = None if known is None else balance(tx, scope).limit_nano
-        tx.run("open_session", owner=who.owner, id=session_id, now_us=tx.now_us)
+        tx.later("open_session", owner=who.owner, id=session_id, now_us=tx.now_us)
         percent = services.defaults.service.warn_percent
         open_account(tx, scope, who.owner, limit_nano, percent)
         set_limit(tx, scope, limit_nano, percent)

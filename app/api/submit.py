@@ -190,7 +190,7 @@ def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int
     session = session_scope(subject.owner, subject.session_id)
 
     def op(tx: Tx) -> int:
-        tx.run("open_session", owner=subject.owner, id=subject.session_id, now_us=tx.now_us)
+        tx.later("open_session", owner=subject.owner, id=subject.session_id, now_us=tx.now_us)
         open_account(
             tx,
             session,

@@ -71,7 +71,7 @@ def open_account(
     tx: Tx, scope: Scope, owner: str, limit_nano: int, warn_percent: int = WARN_PERCENT
 ) -> None:
     """Make the account if it is new; an existing one keeps its limit."""
-    tx.run(
+    tx.later(
         "open_account",
         scope=scope.kind,
         id=scope.id,
@@ -83,7 +83,7 @@ def open_account(
 
 def set_limit(tx: Tx, scope: Scope, limit_nano: int, warn_percent: int = WARN_PERCENT) -> None:
     """Change a limit. One below what is spent is accepted: it blocks new calls."""
-    tx.run(
+    tx.later(
         "set_limit",
         scope=scope.kind,
         id=scope.id,

@@ -253,7 +253,7 @@ def _count_in_session(
     tx: Tx, line: Row, amounts: dict[Kind, int], meters: Meters, calls: int = 1
 ) -> None:
     """Keep the session's sums in step with its lines: with many tasks they cannot be summed up each time."""
-    tx.run(
+    tx.later(
         "count_in_session",
         owner=line["owner"],
         session_id=line["session_id"],

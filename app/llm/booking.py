@@ -74,7 +74,7 @@ def book_answer(
     if settled is None:
         message = f"attempt {attempt.id} has been settled by another run"
         raise StaleLease(message)
-    tx.run("record_step", id=attempt.subject.task_id, run=attempt.subject.run, step=attempt.step)
+    tx.later("record_step", id=attempt.subject.task_id, run=attempt.subject.run, step=attempt.step)
     append(
         tx,
         attempt.subject,

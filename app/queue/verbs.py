@@ -56,8 +56,8 @@ def enqueue(
     `ageing_us` behind: after that time it goes before newcomers of the level above.
     """
     due_at_us = tx.now_us if spec.run_at_us is None else max(spec.run_at_us, tx.now_us)
-    tx.run("count_task", owner=subject.owner, session_id=subject.session_id)
-    tx.run(
+    tx.later("count_task", owner=subject.owner, session_id=subject.session_id)
+    tx.later(
         "insert_task",
         id=subject.task_id,
         owner=subject.owner,
@@ -111,7 +111,7 @@ def claim_one(
     if in_force(tx, caps):
         lacking = Room(tx, caps).lacking(row)
         if lacking is not None:
-            tx.run("hold_task", id=task_id, held_by=lacking)
+            tx.later("hold_task", id=task_id, held_by=lacking)
             return None
     taken = tx.one("claim_task", id=task_id, worker=worker, now_us=tx.now_us)
     return None if taken is None else _claimed(tx, worker, taken)
@@ -125,7 +125,7 @@ def _within(tx: Tx, worker: str, limit: int, room: Room) -> tuple[list[Row], boo
         for candidate in found:
             lacking = room.lacking(candidate)
             if lacking is not None:
-                tx.run("hold_task", id=candidate["id"], held_by=lacking)
+                tx.later("hold_task", id=candidate["id"], held_by=lacking)
                 continue
             row = tx.one("claim_task", id=candidate["id"], worker=worker, now_us=tx.now_us)
             assert row is not None  # noqa: S101  (it was claimable a moment ago, in this transaction)
@@ -165,7 +165,7 @@ def give_back(
     )
     if changed:
         append(tx, subject, TaskRequeued(reason=reason, available_at_us=available_at_us))
-        tx.run("release_next", id=subject.task_id)
+        tx.later("release_next", id=subject.task_id)
     return changed == 1
 
 
@@ -198,7 +198,7 @@ def pause(tx: Tx, subject: Subject, cause: BudgetExhausted) -> bool:
     )
     if changed:
         append(tx, subject, event)
-        tx.run("release_next", id=subject.task_id)
+        tx.later("release_next", id=subject.task_id)
     return changed == 1
 
 
@@ -239,7 +239,7 @@ def finish(tx: Tx, subject: Subject, conclusion: Conclusion) -> None:
     if row is None:
         message = f"run {subject.run} no longer holds task {subject.task_id}"
         raise StaleLease(message)
-    tx.run("release_next", id=subject.task_id)
+    tx.later("release_next", id=subject.task_id)
     cost = tx.one("cost_of_task", task_id=subject.task_id)
     append(
         tx,

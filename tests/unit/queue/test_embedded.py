@@ -194,8 +194,8 @@ async def test_a_store_that_fails_stops_the_queue_for_a_moment_only(office):
     queue = EmbeddedQueue(store, office.clock, lease=office.lease, limit=9)
     office.store.listener = Feed(queue.on_event).publish
     await accepted(office.store, "a")
-    store.failures_left = 2
     await queue.start()
+    store.failures_left = 2
     try:
         async with asyncio.timeout(10):
             claim = await queue.next()
