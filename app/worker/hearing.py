@@ -6,22 +6,30 @@ seconds this looks at everything that concerns it anyway.
 
 import asyncio
 from contextlib import suppress
+from typing import Protocol
 
 from app.budget.turns import Turns
 from app.domain.clock import Clock
 from app.journal.feed import Feed
 from app.journal.hints import ANYTHING, Hint, parse_hint
-from app.worker.pool import WorkerPool
 
 PACE_S = 0.05
 """Hints that come closer together than this are attended to together."""
+
+
+class Runs(Protocol):
+    """What runs in this process."""
+
+    async def hear(self, hint: Hint) -> None:
+        """Look whether somebody else wants something of it."""
+        ...
 
 
 class Hearing:
     """Give `heard` to the store's listener; `me` is the name under which this process's own hints go out."""
 
     def __init__(
-        self, me: str, feed: Feed, pool: WorkerPool, turns: Turns, clock: Clock, *, poll_s: float
+        self, me: str, feed: Feed, pool: Runs, turns: Turns, clock: Clock, *, poll_s: float
     ) -> None:
         self._me = me
         self._feed = feed
