@@ -10,7 +10,7 @@ from app.api.submit import Submission
 from app.domain.clock import US_PER_S, rfc3339
 from app.domain.money import usd_from_nano
 from app.domain.task import Outcome, Routing, TaskSpec, TaskStatus
-from app.queue.retrying import needs
+from app.queue.retrying import needs, used_steps
 from app.queue.verbs import spec_of
 from app.store.port import Row
 
@@ -232,9 +232,9 @@ def _used(used: Row | Mapping[str, int]) -> dict[str, Any]:
 def _retry(row: Row) -> dict[str, Any] | None:
     if row["status"] != TaskStatus.FAILED or row["erased_at_us"] is not None:
         return None
-    needed, advice = needs(
-        Outcome(row["outcome"]), row["step_count"], spec_of(row["spec"]).max_steps
-    )
+    outcome, spec = Outcome(row["outcome"]), spec_of(row["spec"])
+    used = used_steps(outcome, spec, row["step_count"])
+    needed, advice = needs(outcome, used, spec.max_steps)
     return {"needs": needed, "advice": advice}
 
 

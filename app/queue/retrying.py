@@ -64,8 +64,9 @@ def retry(
     """
     row = failed_task(tx, owner, task_id)
     spec = changes.of(spec_of(row["spec"]))
-    if spec.max_steps <= row["step_count"]:
-        message = f"The task has used {row['step_count']} steps: a retry needs a higher max_steps."
+    used = used_steps(Outcome(row["outcome"]), spec_of(row["spec"]), row["step_count"])
+    if spec.max_steps <= used:
+        message = f"The task has used {used} steps: a retry needs a higher max_steps."
         raise SubmissionRefused("max_steps", message, "retry-needs-more")
     deadline_at_us = tx.now_us + int(spec.deadline_s * US_PER_S)
     tx.run(
@@ -88,6 +89,13 @@ def retry(
         ),
     )
     return spec
+
+
+def used_steps(outcome: Outcome, spec: TaskSpec, answers: int) -> int:
+    """How many of its steps a task has used: all of its answers but the classifier's, which is none of them."""
+    if outcome is Outcome.MAX_STEPS:
+        return min(answers, spec.max_steps)
+    return max(answers - 1, 0) if spec.classify else answers
 
 
 def needs(outcome: Outcome, steps: int, max_steps: int) -> tuple[list[str], str]:

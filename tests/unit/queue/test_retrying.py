@@ -12,9 +12,9 @@ from app.journal.events import TaskRetried
 from app.journal.journal import fence, read_all
 from app.queue import verbs
 from app.queue.erasing import erase
-from app.queue.retrying import Changes, needs, retry
+from app.queue.retrying import Changes, needs, retry, used_steps
 from app.store.port import Tx
-from tests.support.seeding import accepted, claimed, row_of
+from tests.support.seeding import accepted, claimed, row_of, spec
 
 AS_IT_WAS = Changes()
 FAILED = Conclusion(
@@ -143,6 +143,23 @@ async def test_used_up_steps_need_more(office, given, good):
     with pytest.raises(SubmissionRefused) as caught:
         await again(office, Changes(max_steps=given))
     assert (caught.value.field, caught.value.kind) == ("max_steps", "retry-needs-more")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "classify", "answers", "used"),
+    [
+        (Outcome.REFUSED, False, 3, 3),
+        (Outcome.REFUSED, True, 3, 2),
+        (Outcome.UPSTREAM_FAILED, True, 0, 0),
+        (Outcome.MAX_STEPS, True, 4, 3),
+        (Outcome.MAX_STEPS, True, 3, 3),
+        (Outcome.MAX_STEPS, False, 3, 3),
+        (Outcome.MAX_STEPS, False, 2, 2),
+    ],
+)
+def test_a_second_opinion_is_no_step(outcome, classify, answers, used):
+    """The classifier's answer is counted with the answers, not with the steps of the task."""
+    assert used_steps(outcome, spec(max_steps=3, classify=classify), answers) == used
 
 
 async def test_the_old_run_has_no_say(office):
