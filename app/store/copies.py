@@ -6,8 +6,9 @@ Only for processes of their own: nothing here may run where a service has the fi
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -161,6 +162,7 @@ def put_in_place(part: Path, path: Path, aside: Path | None) -> None:
 
     A log that the old database still has is its own: it goes with it, never into the new one.
     """
+    _belongs_like(part, path if aside is not None else path.parent)
     if aside is not None:
         _keep(path, aside)
         for leftover in (_log_of(path), path.with_name(path.name + "-shm")):
@@ -171,6 +173,15 @@ def put_in_place(part: Path, path: Path, aside: Path | None) -> None:
         sync_folder(path.parent)
     part.replace(path)
     sync_folder(path.parent)
+
+
+def _belongs_like(part: Path, other: Path) -> None:
+    """The service must be able to open what an administrator restores."""
+    was = other.stat()
+    if other.is_file():
+        part.chmod(stat.S_IMODE(was.st_mode))
+    with suppress(PermissionError):
+        os.chown(part, was.st_uid, was.st_gid)
 
 
 def _keep(path: Path, aside: Path) -> None:

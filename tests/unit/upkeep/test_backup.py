@@ -201,6 +201,18 @@ async def test_a_damaged_database_is_replaced_and_kept(data: Path, tmp_path: Pat
     assert _tasks(crashed / DATABASE_NAME) == ["new", "t"]
 
 
+def test_whose_it_is(data: Path, tmp_path: Path) -> None:
+    """The restored database can be opened by whoever could open the one before, whoever restores."""
+    back_up(data, tmp_path / "copy.db", CLOCK)
+    path = data / DATABASE_NAME
+    path.chmod(0o640)
+    before = path.stat()
+    restore(data, tmp_path / "copy.db", CLOCK)
+    after = path.stat()
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+    assert after.st_ino != before.st_ino
+
+
 def test_a_place_without_a_database(data: Path, tmp_path: Path) -> None:
     """A new machine: the folder is made, nothing is kept aside."""
     back_up(data, tmp_path / "copy.db", CLOCK)
