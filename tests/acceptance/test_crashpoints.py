@@ -47,6 +47,21 @@ SCENARIOS = {
         "budget_exhausted",
         steps=2,
     ),
+    "a refusal that two dearer models repeat": Scenario(
+        {
+            "task": 'Say it. [[sim {"stop": "refusal_mid"}]]',
+            "complexity": "simple",
+            "escalate": True,
+        },
+        "refused",
+        steps=3,
+    ),
+    "a second opinion, then the work": Scenario(
+        {"task": 'Say it. [[sim {"answer": "medium"}]]', "complexity": "auto"},
+        "answered",
+        steps=1,
+        settings={"auto_classifier": True},
+    ),
     "a recovery with a call in flight": replace(_WORK, first="in flight: 2/1"),
 }
 _CLOSING = Scenario(
