@@ -13,6 +13,9 @@ from app.journal.events import (
     AttemptPresumed,
     Event,
     ModelAnswered,
+    ModelDowngraded,
+    ModelEscalated,
+    ModelRouted,
     ReservationExceeded,
     RetryScheduled,
     TaskAccepted,
@@ -132,6 +135,18 @@ class MetricsView:
                 metrics.overage.inc()
             case RetryScheduled(reason=reason):
                 metrics.retries.labels(self._outcomes.of(reason)).inc()
+            case other:
+                self._route(other)
+
+    def _route(self, event: Event) -> None:
+        metrics = self._metrics
+        match event:
+            case ModelRouted(by=by, complexity=complexity):
+                metrics.routed.labels(by, complexity).inc()
+            case ModelEscalated(why=why):
+                metrics.switches.labels(why).inc()
+            case ModelDowngraded():
+                metrics.switches.labels("budget").inc()
             case _:
                 pass
 

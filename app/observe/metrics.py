@@ -77,6 +77,18 @@ class Metrics:
         self.retries = Counter(
             "bursar_retries", "Attempts repeated, by reason.", ["reason"], registry=registry
         )
+        self.routed = Counter(
+            "bursar_tasks_routed",
+            "Decisions of the router, by who made them and what they came to.",
+            ["by", "complexity"],
+            registry=registry,
+        )
+        self.switches = Counter(
+            "bursar_model_switches",
+            "Another model went on, by reason; budget: a cheaper one.",
+            ["reason"],
+            registry=registry,
+        )
         self.tools = Counter(
             "bursar_tool_calls", "Tool calls, by outcome.", ["outcome"], registry=registry
         )

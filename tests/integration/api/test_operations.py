@@ -24,6 +24,8 @@ NAMES = {
     "bursar_reservation_overage",
     "bursar_upstream_requests",
     "bursar_retries",
+    "bursar_tasks_routed",
+    "bursar_model_switches",
     "bursar_tool_calls",
     "bursar_leases_lost",
     "bursar_orphans_rescued",
@@ -33,6 +35,8 @@ NAMES = {
 }
 LABELS = {
     "state",
+    "by",
+    "complexity",
     "outcome",
     "kind",
     "model",

@@ -1,10 +1,12 @@
 """complexity: auto, through the API: the router's choice, its reasons, and what the others would have cost."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.clock import yielded
 from tests.support.service import HANG, Running, started
 
 PLAIN = "Say hello."
@@ -20,6 +22,13 @@ ROUTES = {"simple": HAIKU, "medium": SONNET, "complex": OPUS}
 async def routed(bursar: Running, task_id: str) -> list[dict[str, Any]]:
     """The router's events."""
     return [e["data"] for e in await bursar.events(task_id) if e["type"] == "model_routed"]
+
+
+async def hanging(bursar: Running) -> None:
+    """Wait until a request has met its fault."""
+    async with asyncio.timeout(30):
+        while not any(seen.fault for seen in bursar.simulator.log.seen):
+            await yielded()
 
 
 @pytest.mark.parametrize(
@@ -182,6 +191,18 @@ class TestEscalation:
             assert ended["outcome"] == "refused"
             assert [seen.request["model"] for seen in bursar.simulator.log.seen] == [SONNET]
 
+    async def test_a_retry_goes_on_with_the_dearer_model(self, tmp_path: Path) -> None:
+        """A task that failed at the limit of its steps up may go up again, from where it stands."""
+        task = PLAIN + ' [[sim {"stop": "refusal_mid"}]]'
+        async with started(tmp_path, escalation_limit=1) as bursar:
+            made = await bursar.run(task, complexity="auto")
+            answer = await bursar.client.post(f"/tasks/{made['id']}/retry")
+            assert answer.status_code == 202, answer.text
+            ended = await bursar.finished(made["id"])
+            assert ended["outcome"] == "refused"
+            asked = [seen.request["model"] for seen in bursar.simulator.log.seen]
+            assert asked == [HAIKU, SONNET, SONNET, OPUS]
+
 
 class TestClassifier:
     """A second opinion, when the service is set to ask for one."""
@@ -210,7 +231,7 @@ class TestClassifier:
         async with started(tmp_path, auto_classifier=True) as bursar:
             bursar.script(HANG)
             made = await bursar.submit(PLAIN, complexity="auto")
-            await bursar.saw(made["id"], "attempt_started")
+            await hanging(bursar)
         async with started(tmp_path, auto_classifier=True) as bursar:
             ended = await bursar.finished(made["id"])
             assert (ended["outcome"], ended["steps"]) == ("answered", 1)

@@ -1,5 +1,8 @@
 """Metrics as views of events."""
 
+from dataclasses import replace
+from typing import cast
+
 import pytest
 
 from app.domain.task import Subject
@@ -7,12 +10,16 @@ from app.journal.events import (
     AttemptFailed,
     AttemptPresumed,
     Event,
+    ModelDowngraded,
+    ModelEscalated,
+    ModelRouted,
     ReservationExceeded,
     TaskRequeued,
 )
 from app.journal.journal import Recorded
 from app.journal.views import MetricsView
 from app.observe.metrics import Metrics
+from tests.support.events import example
 
 PRESUMED = AttemptPresumed(
     step=1,
@@ -62,8 +69,26 @@ def _failed(charged_nano: int) -> AttemptFailed:
         (EXCEEDED, "bursar_reservation_overage_total", {}, 1.0),
         (TaskRequeued("restart", 0), "bursar_orphans_rescued_total", {}, 1.0),
         (TaskRequeued("drain", 0), "bursar_orphans_rescued_total", {}, 0.0),
+        (
+            replace(cast("ModelRouted", example(ModelRouted)), by="router", complexity="simple"),
+            "bursar_tasks_routed_total",
+            {"by": "router", "complexity": "simple"},
+            1.0,
+        ),
+        (
+            ModelEscalated(1, "m", "n", "refused", 1, 10, 10),
+            "bursar_model_switches_total",
+            {"reason": "refused"},
+            1.0,
+        ),
+        (
+            ModelDowngraded(1, "m", "n", "task", 10),
+            "bursar_model_switches_total",
+            {"reason": "budget"},
+            1.0,
+        ),
     ],
-    ids=range(9),
+    ids=range(12),
 )
 def test_counts(event: Event, name: str, labels: dict[str, str], value: float) -> None:
     """What the API's tests cannot bring about is counted as well."""
