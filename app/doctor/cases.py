@@ -158,6 +158,18 @@ def _queue_stuck(case: Case) -> str | None:
     return f"waits for other tasks of its {case.row['held_by']}, and none of them runs"
 
 
+def _queue_overdue(case: Case) -> str | None:
+    """Only while a worker lives: where nobody works, everything waits."""
+    row, long_ago_us = case.row, case.now_us - PATIENCE_US
+    if case.status is not TaskStatus.QUEUED or (row["workers_until_us"] or 0) <= case.now_us:
+        return None
+    if row["deadline_at_us"] <= long_ago_us:
+        return "waits, and its deadline has passed"
+    if row["held_by"] == "time" and row["available_at_us"] <= long_ago_us:
+        return "is due, and has not been let into the line"
+    return None
+
+
 def _erasure_incomplete(case: Case) -> str | None:
     if case.row["erased_at_us"] is None:
         return None
@@ -188,6 +200,7 @@ CHECKS: dict[str, Callable[[Case], str | None]] = {
     "pause-without-account": _pause_without_account,
     "pause-over": _pause_over,
     "queue-stuck": _queue_stuck,
+    "queue-overdue": _queue_overdue,
     "pruned-alive": _pruned_alive,
     "erasure-incomplete": _erasure_incomplete,
 }

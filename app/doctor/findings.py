@@ -24,6 +24,7 @@ ADVICE = {
     "worker-missing": "Start (or restart) the service: it takes the task over.",
     "pause-without-account": "Cancel the task: nothing can resume it.",
     "pause-over": "Start (or restart) the service: it resumes the task within a second.",
+    "queue-overdue": "Restart the service; if it stays, report it.",
     "queue-stuck": "Restart the service; if it stays, report it.",
     "pruned-alive": "Restore a backup; report it.",
     "erasure-incomplete": "Restore a backup and erase the task again.",

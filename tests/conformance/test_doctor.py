@@ -152,6 +152,11 @@ DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
         ("UPDATE tasks SET paused_at_us = 1, available_at_us = 1 WHERE id = 'paused'",),
     ),
     (
+        {"queue-overdue"},
+        ("UPDATE tasks SET held_by = 'time', available_at_us = 1 WHERE id = 'waiting'",),
+    ),
+    ({"queue-overdue"}, ("UPDATE tasks SET deadline_at_us = 1 WHERE id = 'waiting'",)),
+    (
         {"queue-stuck"},
         ("UPDATE tasks SET held_by = 'session', available_at_us = 1 WHERE id = 'waiting'",),
     ),
@@ -191,6 +196,13 @@ def test_every_check_is_broken_once() -> None:
     tested = {check for expected, _ in DAMAGE for check in expected}
     assert tested == set(ADVICE)
     assert set(CHECKS) < set(ADVICE)
+
+
+async def test_where_nobody_works(filled: ListenedStore, spoil: Spoil) -> None:
+    """A service that is stopped lets everything wait: that is no finding."""
+    spoil("UPDATE tasks SET deadline_at_us = 1 WHERE id = 'waiting'")
+    spoil("UPDATE workers SET expires_at_us = 1 WHERE id = 'w'")
+    assert _found(await filled.read(examine_store)) == set()
 
 
 async def test_many_findings_are_counted(store: ListenedStore, spoil: Spoil) -> None:

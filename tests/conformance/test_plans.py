@@ -38,6 +38,7 @@ PAGES = {
     "list_tasks_by_session_and_outcome",
     "list_tasks_by_session_and_status",
     "list_tasks_by_status",
+    "prune_candidates",
     "read_events",
 }
 """What takes the first few of many: the index must bring them in their order."""

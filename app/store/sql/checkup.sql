@@ -8,6 +8,7 @@ SELECT t.id, t.owner, t.session_id, t.status, t.step_count, t.run_count, t.lease
             AND r.session_id = t.session_id AND r.lease_owner IS NOT NULL) THEN 1
         WHEN t.held_by = 'key' AND NOT EXISTS (SELECT 1 FROM tasks AS r WHERE r.key_id = t.key_id
             AND r.lease_owner IS NOT NULL) THEN 1 ELSE 0 END AS stuck,
+    t.deadline_at_us, (SELECT MAX(expires_at_us) FROM workers) AS workers_until_us,
     w.id AS worker, w.expires_at_us AS worker_expires_at_us,
     (SELECT COUNT(*) FROM pruned_tasks AS g WHERE g.owner = t.owner AND g.session_id = t.session_id
         AND g.id = t.id) AS pruned,
