@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.domain.clock import US_PER_S, rfc3339
-from tests.support.clock import START_US, FakeClock
+from tests.support.clock import START_US, StillClock
 from tests.support.loglines import LineChecker
 from tests.support.service import HANG, Running, started
 
@@ -174,7 +174,7 @@ class TestPause:
 
     async def test_the_deadline_stands_still(self, tmp_path: Path) -> None:
         """An hour of waiting takes nothing from a deadline of a minute."""
-        clock = FakeClock()
+        clock = StillClock()
         async with started(tmp_path, clock=clock) as bursar:
             task = await paused(bursar, budget_usd=TIGHT, deadline_s=60)
             clock.move(3_600)
@@ -205,7 +205,7 @@ class TestWindows:
         self, tmp_path: Path, name: str, scope: str, resets_at: str, days: int
     ) -> None:
         """What waited for it goes on by itself when it begins; until then a submission is refused."""
-        clock = FakeClock()
+        clock = StillClock()
         async with started(
             tmp_path, clock=clock, **{f"service_{name}_budget_usd": TIGHT}
         ) as bursar:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.clock import START_US, FakeClock
+from tests.support.clock import START_US, StillClock
 from tests.support.loglines import LineChecker
 from tests.support.service import Running, started
 
@@ -52,7 +52,7 @@ async def test_default_routes(bursar: Running) -> None:
 
 async def test_published_prices(tmp_path: Path) -> None:
     """A long-context tier, a fast price, an announced end and a day of begin, as published."""
-    async with started(tmp_path, clock=FakeClock()) as bursar:
+    async with started(tmp_path, clock=StillClock()) as bursar:
         models = await _models(bursar)
     haiku = models["claude-haiku-5-5"]
     source = haiku.pop("price_row")
@@ -81,7 +81,7 @@ async def test_published_prices(tmp_path: Path) -> None:
 
 async def test_the_day_is_the_clocks(tmp_path: Path) -> None:
     """The last day still counts as deprecated; on the next one the list says retired."""
-    clock = FakeClock(START_US + 8 * DAY_US)
+    clock = StillClock(START_US + 8 * DAY_US)
     async with started(tmp_path, clock=clock) as bursar:
         assert (await _models(bursar))["claude-sonnet-4-5"]["status"] == "deprecated"
         clock.move(86_400)
@@ -127,7 +127,7 @@ async def test_routes_to_ending_models_are_warned_of(
     tmp_path: Path, log_lines: LineChecker, days_later: int
 ) -> None:
     """One line at the start for each such route, before the end and after it; none for the others."""
-    clock = FakeClock(START_US + days_later * DAY_US)
+    clock = StillClock(START_US + days_later * DAY_US)
     ending = {"route_medium": "claude-sonnet-4-5", "route_complex": "claude-opus-4-1"}
     async with started(tmp_path, clock=clock, **ending):
         pass
@@ -141,7 +141,7 @@ async def test_routes_to_ending_models_are_warned_of(
 
 async def test_no_warning_without_need(tmp_path: Path, log_lines: LineChecker) -> None:
     """31 days before the end, and with the default routes, nothing is said."""
-    clock = FakeClock(START_US - 23 * DAY_US)
+    clock = StillClock(START_US - 23 * DAY_US)
     async with started(tmp_path, clock=clock, route_simple="claude-sonnet-4-5"):
         pass
     assert log_lines.entries("model_retiring") == []
