@@ -30,7 +30,7 @@ def add_parsers(commands: Any, data_dir: DataDir) -> None:
     backup.add_argument("target", type=Path, help="the file to write")
     backup.add_argument("--force", action="store_true", help="replace a file that is there")
     backup.set_defaults(run=_backup)
-    restoring = commands.add_parser("restore", help="put a backup in place; the service must stand")
+    restoring = commands.add_parser("restore", help="put a backup in place; stop the service first")
     restoring.add_argument("source", type=Path, help="a file that `backup` wrote")
     restoring.set_defaults(run=_restore)
     for command in (backup, restoring):
