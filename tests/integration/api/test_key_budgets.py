@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from app.domain.clock import US_PER_S, rfc3339
+from app.journal.events import AttemptStarted
 from app.queue import verbs
-from tests.support.clock import START_US, FakeClock
+from tests.support.clock import START_US, StillClock
 from tests.support.keys import come_as, limited, made_key
 from tests.support.service import Running, started
 
@@ -21,7 +22,7 @@ MONTH_END_US = MIDNIGHT_US + 8 * DAY_S * US_PER_S
 WORK = 'Work. [[sim {"steps": 6}]]'
 PAUSING = {"tools": ["text_stats"], "on_budget": "pause"}
 AMPLE = 1_000_000_000
-Start = Callable[[int], AbstractAsyncContextManager[tuple[Running, FakeClock]]]
+Start = Callable[[int], AbstractAsyncContextManager[tuple[Running, StillClock]]]
 
 
 def _nano(usd: float) -> int:
@@ -37,8 +38,8 @@ def start(tmp_path: Path) -> Start:
     """Starts a service at an instant; its time stands still until the test moves it."""
 
     @asynccontextmanager
-    async def starting(now_us: int) -> AsyncIterator[tuple[Running, FakeClock]]:
-        clock = FakeClock(now_us)
+    async def starting(now_us: int) -> AsyncIterator[tuple[Running, StillClock]]:
+        clock = StillClock(now_us)
         async with started(tmp_path, clock=clock) as running:
             yield running, clock
 
@@ -193,7 +194,9 @@ async def test_settled_where_it_was_reserved(start: Start, kind: str, ends_us: i
     async with start(ends_us - 5 * US_PER_S) as (bursar, clock):
         _, text = await made_key(bursar, "a", **{f"{kind}_nano": AMPLE})
         come_as(bursar, text)
-        bursar.script({"kind": "latency", "delay_s": 10})  # the clock jumps while the call is made
+        bursar.service.services.feed.add_view(  # ten seconds go by while the call is made
+            lambda entry: clock.move(10) if isinstance(entry.event, AttemptStarted) else None
+        )
         task = await bursar.run()
         assert clock.now_us() == ends_us + 5 * US_PER_S
         assert task["status"] == "succeeded"
