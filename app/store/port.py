@@ -5,7 +5,8 @@ writes. What must happen together goes into one operation. Queries are named; th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 Params = Mapping[str, object]
@@ -54,6 +55,19 @@ class Tx(Protocol):
 
 
 Operation = Callable[[Tx], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Urgent(Generic[T]):
+    """An operation that is written before those that wait. For a heartbeat, which must not stand in line behind
+    the work of a thousand tasks that it keeps alive."""
+
+    op: Operation[T]
+
+    def __call__(self, tx: Tx) -> T:
+        return self.op(tx)
+
+
 CommitListener = Callable[[list[Any]], None]
 """Gets the facts of one commit, in order, on the event loop's thread."""
 
@@ -65,7 +79,7 @@ class Store(Protocol):
         """Run `op` and return its value once it is durable.
 
         A caller that is cancelled while waiting may find its write committed. Writes queued one after
-        the other are executed in that order.
+        the other are executed in that order, `Urgent` ones before them.
 
         Raises:
             StoreUnavailable, StoreFull, StoreCorrupt: nothing of this operation was kept.

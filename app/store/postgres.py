@@ -12,15 +12,15 @@ from typing import Any
 from app.domain.clock import Clock, SystemClock
 from app.domain.errors import StoreClosed, StoreError, StoreUnavailable
 from app.domain.ids import new_id
-from app.store.port import CommitListener, Operation, T
+from app.store.port import CommitListener, Operation, T, Urgent
 from app.store.postgres_link import Door, Limits
 from app.store.postgres_reader import Readers
 from app.store.postgres_schema import prepare
 from app.store.postgres_tx import load_statements
 from app.store.postgres_writer import Announcement, Batch, Undecided, Writer
 
-BATCH_LIMIT = 512
-"""Operations in one commit, at most."""
+BATCH_LIMIT = 128
+"""Operations in one commit, at most: while one replica commits, the others wait, and with them their heartbeats."""
 READER_THREADS = 4
 """Connections for reading, at most."""
 PAUSE_S = 0.5
@@ -75,7 +75,7 @@ class PostgresStore:
             message = "The store is closed."
             raise StoreClosed(message)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.append((op, future))
+        self._pending.insert(0 if isinstance(op, Urgent) else len(self._pending), (op, future))
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush(), name="store-flush")
         return await future

@@ -11,7 +11,7 @@ from app.domain.errors import StoreError
 from app.domain.ids import new_id
 from app.domain.lease import Lease
 from app.queue import leases
-from app.store.port import Store, Tx
+from app.store.port import Store, Tx, Urgent
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 1.0
@@ -94,7 +94,7 @@ class Heartbeat:
         lease_s = self._lease_s
         left_s = self._lease.sure_until_s - self._clock.monotonic_s()
         async with asyncio.timeout(None if self._alone else max(left_s, _PATIENCE_S)):
-            return await self._store.write(lambda tx: leases.renew(tx, worker, lease_s))
+            return await self._store.write(Urgent(lambda tx: leases.renew(tx, worker, lease_s)))
 
     async def _lost(self, reason: str) -> None:
         """Stop all runs at once, then go on as somebody else."""
