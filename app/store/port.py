@@ -59,13 +59,23 @@ Operation = Callable[[Tx], T]
 
 @dataclass(frozen=True, slots=True)
 class Urgent(Generic[T]):
-    """An operation that is written before those that wait. For a heartbeat, which must not stand in line behind
-    the work of a thousand tasks that it keeps alive."""
+    """An operation that is written before those that wait, in turn with others of its kind.
+
+    For a heartbeat, which must not stand in line behind the work of a thousand tasks that it keeps alive.
+    """
 
     op: Operation[T]
 
     def __call__(self, tx: Tx) -> T:
         return self.op(tx)
+
+
+def place_for(op: Operation[Any], waiting: Sequence[tuple[Operation[Any], object]]) -> int:
+    """Where `op` stands among those that wait to be written."""
+    if not isinstance(op, Urgent):
+        return len(waiting)
+    calm = (place for place, (other, _) in enumerate(waiting) if not isinstance(other, Urgent))
+    return next(calm, len(waiting))
 
 
 CommitListener = Callable[[list[Any]], None]

@@ -12,7 +12,7 @@ from typing import Any
 from app.domain.clock import Clock, SystemClock
 from app.domain.errors import StoreClosed, StoreError, StoreUnavailable
 from app.domain.ids import new_id
-from app.store.port import CommitListener, Operation, T, Urgent
+from app.store.port import CommitListener, Operation, T, place_for
 from app.store.postgres_link import Door, Limits
 from app.store.postgres_reader import Readers
 from app.store.postgres_schema import prepare
@@ -75,7 +75,7 @@ class PostgresStore:
             message = "The store is closed."
             raise StoreClosed(message)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.insert(0 if isinstance(op, Urgent) else len(self._pending), (op, future))
+        self._pending.insert(place_for(op, self._pending), (op, future))
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush(), name="store-flush")
         return await future

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from app.domain.clock import Clock
 from app.domain.errors import StoreClosed
-from app.store.port import CommitListener, Operation, T, Urgent
+from app.store.port import CommitListener, Operation, T, place_for
 from app.store.queries import load_queries
 from app.store.sqlite_file import (
     BUSY_TIMEOUT_S,
@@ -72,7 +72,7 @@ class SqliteStore:
             message = "The store is closed."
             raise StoreClosed(message)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._pending.insert(0 if isinstance(op, Urgent) else len(self._pending), (op, future))
+        self._pending.insert(place_for(op, self._pending), (op, future))
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush(), name="store-flush")
         return await future

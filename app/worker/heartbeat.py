@@ -124,7 +124,7 @@ class Heartbeat:
         def op(tx: Tx) -> None:
             leases.take(tx, worker, slots=self._slots, lease_s=lease_s, instead_of=instead_of)
 
-        await self._store.write(op)
+        await self._store.write(Urgent(op))
         self._lease.sure_until_s = begun_s + lease_s
 
     def _new_worker(self) -> str:

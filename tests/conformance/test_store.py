@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.errors import StoreUnavailable
 from app.store.persist import persist, shielded
-from app.store.port import ListenedStore, Tx, Urgent
+from app.store.port import ListenedStore, Operation, Tx, Urgent
 from tests.support.clock import FakeClock, yielded
 
 
@@ -302,10 +302,14 @@ async def test_writes_run_in_the_order_they_were_asked(store):
 async def test_an_urgent_write_goes_before_those_that_wait(store):
     """A heartbeat is written next, however much work was asked for before it."""
     ran: list[object] = []
-    writes = [store.write(lambda _tx, n=number: ran.append(n)) for number in range(1_500)]
-    writes.append(store.write(Urgent(lambda _tx: ran.append("heartbeat"))))
-    await asyncio.gather(*writes)
-    assert ran == ["heartbeat", *range(1_500)]
+
+    def noting(what: object) -> Operation[None]:
+        return lambda _tx: ran.append(what)
+
+    work = [store.write(noting(number)) for number in range(1_500)]
+    beats = [store.write(Urgent(noting(beat))) for beat in ("first", "second")]
+    await asyncio.gather(*work, *beats)
+    assert ran == ["first", "second", *range(1_500)]
 
 
 async def test_operations_of_a_batch_see_each_other(store):
