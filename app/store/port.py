@@ -5,7 +5,7 @@ writes. What must happen together goes into one operation. Queries are named; th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import update_wrapper
 from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -57,17 +57,18 @@ class Tx(Protocol):
 Operation = Callable[[Tx], T]
 
 
-@dataclass(frozen=True, slots=True)
 class Urgent(Generic[T]):
     """An operation that is written before those that wait, in turn with others of its kind.
 
     For a heartbeat, which must not stand in line behind the work of a thousand tasks that it keeps alive.
     """
 
-    op: Operation[T]
+    def __init__(self, op: Operation[T]) -> None:
+        self._op = op
+        update_wrapper(self, op)
 
     def __call__(self, tx: Tx) -> T:
-        return self.op(tx)
+        return self._op(tx)
 
 
 def place_for(op: Operation[Any], waiting: Sequence[tuple[Operation[Any], object]]) -> int:
