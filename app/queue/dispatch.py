@@ -9,6 +9,7 @@ Everything here blocks on the database; it is done in threads of its own, away f
 
 import asyncio
 import logging
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ VERSION = "1"
 """Constant: under another version DBOS would strand what is under way. What a ticket means may never change."""
 POLL_S = 0.1
 EXECUTOR_THREADS = 32
+_LEAVE_S = 5.0
+"""How long a worker of DBOS may take to end: it may be waiting for the database."""
 POOL_SIZE = 6
 WAITING = ("ENQUEUED", "DELAYED")
 HELD = "PENDING"
@@ -91,6 +94,7 @@ class Dispatch:
             connect_args={"connect_timeout": 5, "application_name": "bursar-dispatch"},
         )
         self._client: DBOSClient | None = None
+        self._dbos: DBOS | None = None
         self._listening = False
 
     @staticmethod
@@ -119,9 +123,7 @@ class Dispatch:
             logging.getLogger("dbos").setLevel(
                 logging.CRITICAL
             )  # it complains of each run it lets go of
-            await asyncio.get_running_loop().run_in_executor(
-                self._threads, lambda: DBOS.destroy(destroy_registry=True)
-            )
+            await asyncio.get_running_loop().run_in_executor(self._threads, _leave, self._dbos)
 
     async def hand_in(self, tickets: Sequence[Ticket]) -> None:
         """Queue the tickets; those that exist already stay as they are.
@@ -209,7 +211,7 @@ class Dispatch:
 
     def _listen(self, loop: asyncio.AbstractEventLoop, arrival: Arrival) -> None:
         _quieten()
-        DBOS(config=self._config())
+        self._dbos = DBOS(config=self._config())
 
         @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
         async def run(task_id: str, run: int) -> None:
@@ -262,6 +264,17 @@ def _address(url: str) -> sa.URL:
 
 async def _awaited(arrival: Arrival, task_id: str, run: int) -> None:
     await arrival(task_id, run)
+
+
+def _leave(dbos: DBOS | None) -> None:
+    """Let DBOS's workers end before its event loop does: one that hands a ticket to a loop that stands waits for ever."""
+    if dbos is not None:
+        for event in dbos.background_thread_stop_events:
+            event.set()
+        for thread in threading.enumerate():
+            if thread.name.endswith("(queue_thread)"):  # it ends after all its workers
+                thread.join(_LEAVE_S)
+    DBOS.destroy(destroy_registry=True)
 
 
 def _quieten() -> None:
