@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.clock import yielded
 from tests.support.keys import come_as, made_key
 from tests.support.service import HANG, Running, started
 
@@ -109,6 +110,9 @@ async def test_at_once_and_again_make_one_run(bursar: Running) -> None:
     assert refusal["task_status"] in ("queued", "running")
     kinds = [event["type"] for event in await bursar.events(failed["id"])]
     assert kinds.count("task_retried") == 1
+    async with asyncio.timeout(30):
+        while (await bursar.client.get(failed["links"]["self"])).json()["status"] != "running":
+            await yielded()
     await bursar.client.post(failed["links"]["cancel"])
     ended = await bursar.finished(failed["id"])
     assert (ended["status"], ended["runs"]) == ("cancelled", 2)
