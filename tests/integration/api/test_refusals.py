@@ -69,7 +69,7 @@ WRONG: dict[str, list[str]] = {
     "complexity": [
         '"hard"',
         '"SIMPLE"',
-        "null",
+        '"AUTO"',
         "1",
     ],
     "session_id": [
