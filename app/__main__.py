@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from app import __version__
+from app import __version__, needs
 from app import settings as configuration
 from app.budget import keys_command
 from app.domain.errors import NotFound, StoreError
@@ -136,8 +136,8 @@ def _run_service(
     settings = configuration.load(**given)
     if demo and settings.simulator == "off":
         settings = configuration.load(simulator="auto", **given)
-    configuration.require_provider(settings)
-    configuration.require_shared(settings, role)
+    needs.require_provider(settings)
+    needs.require_shared(settings, role)
     # Loading the SDK takes a second: say no to a taken port before that.
     from app import server  # noqa: PLC0415
     from app.observe.logs import Redactor, configure  # noqa: PLC0415

@@ -171,12 +171,9 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     queue = _queue(settings, role, store, clock, lease, space)
     loop = _agent_loop(settings, clock, prices, tools, store, provider, turns, lease)
     pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=slots)
-    housekeeper = Housekeeper(
-        store,
-        clock,
-        store.empty_log if isinstance(store, SqliteStore) else _no_log,
-        retention_days=settings.retention_days if slots else None,
-    )
+    empty_log = store.empty_log if isinstance(store, SqliteStore) else _no_log
+    kept_days = settings.retention_days if slots else None
+    housekeeper = Housekeeper(store, clock, empty_log, retention_days=kept_days)
     feed = Feed(
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
     )
@@ -204,19 +201,8 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     terms = LeaseTerms(settings.heartbeat_s, settings.lease_s, settings.run_limit, slots)
     keeper = LeaseKeeper(store, clock, lease, terms, pool.abandon, metrics, alone=store.alone)
     ears = _ears(settings, store, services, pool)
-    return Service(
-        app,
-        services,
-        pool,
-        keeper,
-        store,
-        provider,
-        tools,
-        simulator,
-        housekeeper,
-        ears,
-        settings.grace_s,
-    )
+    held = app, services, pool, keeper, store, provider, tools, simulator, housekeeper, ears
+    return Service(*held, settings.grace_s)
 
 
 def _queue(

@@ -51,6 +51,21 @@ class Metrics:
             buckets=_STEP_SECONDS,
             registry=registry,
         )
+        self.orphans = Counter(
+            "bursar_orphans_rescued",
+            "Tasks put back that a dead process was running.",
+            registry=registry,
+        )
+        self.leases_lost = Counter(
+            "bursar_leases_lost",
+            "Times this process lost its lease and stopped its runs.",
+            registry=registry,
+        )
+        self._define_calls()
+        self._define_gauges(version)
+
+    def _define_calls(self) -> None:
+        registry = self.registry
         self.spend_usd = Counter(
             "bursar_spend_usd", "Settled, by model.", ["model"], registry=registry
         )
@@ -92,18 +107,7 @@ class Metrics:
         self.tools = Counter(
             "bursar_tool_calls", "Tool calls, by outcome.", ["outcome"], registry=registry
         )
-        self.orphans = Counter(
-            "bursar_orphans_rescued",
-            "Tasks put back that a dead process was running.",
-            registry=registry,
-        )
-        self.leases_lost = Counter(
-            "bursar_leases_lost",
-            "Times this process lost its lease and stopped its runs.",
-            registry=registry,
-        )
         self.tokens = Counter("bursar_tokens", "Tokens, by meter.", ["meter"], registry=registry)
-        self._define_gauges(version)
 
     def _define_gauges(self, version: str) -> None:
         registry = self.registry

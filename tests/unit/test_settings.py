@@ -9,8 +9,9 @@ import pytest
 from app import settings
 from app.__main__ import main
 from app.domain.task import Complexity
+from app.needs import require_provider
 from app.opening import load_prices
-from app.settings import Settings, SettingsError, load, require_provider, unknown_variables
+from app.settings import Settings, SettingsError, load, unknown_variables
 from tests.support.clock import FakeClock
 
 CANARY = "canary-4b1d-not-a-real-key"
