@@ -42,12 +42,13 @@ SOMETIMES = (
     "sent again",
     "taken over by lease",
     "lease lost",
-    "lease lost in mid-call",
     "late answer confirmed",
     "crashed repeatedly",
     "resumed from the journal",
 )
 """What a hundred seeds must have reached, or they have proved little."""
+RARELY = ("lease lost in mid-call",)
+"""What a thousand must have: a hundred do so once or twice."""
 
 
 def judge(books: Books, accepted: set[str], nature: Nature, run_limit: int) -> Iterator[str]:
