@@ -151,6 +151,11 @@ async def test_a_process_that_starts_leaves_the_tickets_of_others_alone(make_dis
     await other.has(1)
     assert other.arrived == [("b", 0)]
     assert await _status(second, "a") == HELD
+
+    async def over() -> bool:
+        return await _status(second, "b") == "SUCCESS"
+
+    await _until(over)
     assert await second.held(mine=True) == []
 
 
