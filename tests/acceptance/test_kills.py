@@ -140,7 +140,7 @@ def _check_repeats(books: Books, kills: int) -> None:
     assert books.releases == set()
 
 
-@pytest.mark.timeout(110)
+@pytest.mark.timeout(240)
 async def test_twenty_kills(bursar: Service, upstream: httpx.AsyncClient) -> None:
     """Twenty kills at random moments, start-up included."""
     books = await _kill_loop(bursar, upstream, 20)
