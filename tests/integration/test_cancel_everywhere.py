@@ -170,7 +170,7 @@ class _Acted:
 
 async def _life(stage: _Stage, body: dict[str, Any], target: int) -> tuple[str, _Acted]:
     """One task, cancelled at the `target`-th boundary (0: nowhere), to its end."""
-    acted = _Acted()
+    acted, done = _Acted(), asyncio.Event()
     stage.points.passed.clear()
     stage.points.target = target
     task_id = (await stage.client.post("/tasks", json=body)).json()["id"]
@@ -179,10 +179,14 @@ async def _life(stage: _Stage, body: dict[str, Any], target: int) -> tuple[str, 
         answer = await stage.client.post(f"/tasks/{task_id}/cancel")
         acted.status, acted.asked = answer.status_code, stage.asked
         acted.tools = len(stage.tools_begun)
+        done.set()
 
     stage.points.act = cancel
     shown = await stage.client.get(f"/tasks/{task_id}", headers={"prefer": "wait=20"})
     assert shown.json()["status"] in TERMINAL, stage.points.passed
+    if target:  # the last boundary lies behind the end that was just seen
+        async with asyncio.timeout(20):
+            await done.wait()
     await yielded(20)  # whatever else it might still begin
     return task_id, acted
 
