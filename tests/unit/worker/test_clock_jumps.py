@@ -122,7 +122,7 @@ async def test_a_delayed_task_does_not_start_early(open_works: Any) -> None:
         await works.accept()
         named_us = START_US + 60 * US_PER_S
         connection = works.desk.store.inner._connection
-        connection.execute("UPDATE tasks SET available_at_us = ?", (named_us,))
+        connection.execute("UPDATE tasks SET available_at_us = ?, held_by = 'time'", (named_us,))
         await works.start()
         works.desk.clock.set_by(-HOUR_S)
         works.desk.clock.move(1.5)

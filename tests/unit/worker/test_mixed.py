@@ -119,10 +119,9 @@ async def test_books_are_right_whatever_happens(open_works):
 
 async def somebody_gave_a_slot_back(works: Any) -> None:
     """Return once a task waits in the queue for its turn on a budget."""
-    with suppress(TimeoutError):  # `check_waiting` says whether it ever happened
-        async with asyncio.timeout(3):
-            while not any(isinstance(entry.event, TaskRequeued) for entry in works.told):
-                await yielded()
+    async with asyncio.timeout(20):
+        while not any(isinstance(entry.event, TaskRequeued) for entry in works.told):
+            await yielded()
 
 
 async def check_books(works: Any, names: list[str]) -> None:
