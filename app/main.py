@@ -29,6 +29,7 @@ from app.journal.views import LogView, MetricsView
 from app.llm.call import Drain
 from app.llm.caller import Caller, CallLimits
 from app.llm.catalog import retiring
+from app.llm.live import Live
 from app.llm.pricing import PriceBook
 from app.llm.provider import Provider
 from app.llm.retry import RetryLimits
@@ -163,13 +164,13 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     role: Role = Role.SERVE,
 ) -> Service:
     """Put the parts together; nothing runs yet."""
-    metrics, turns = Metrics(__version__), Turns()
+    metrics, turns, live = Metrics(__version__), Turns(), Live()
     lease = Lease(new_id("worker", clock.now_us()))
     slots = 0 if role is Role.API else settings.workers
     floor_bytes = settings.disk_floor_bytes if settings.database_url is None else 0
     space = DiskSpace(settings.data_dir, clock, floor_bytes=floor_bytes)
     queue = _queue(settings, role, store, clock, lease, space)
-    loop = _agent_loop(settings, clock, prices, tools, store, provider, turns, lease)
+    loop = _agent_loop(settings, clock, prices, tools, store, provider, turns, lease, live)
     pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=slots)
     empty_log = store.empty_log if isinstance(store, SqliteStore) else _no_log
     kept_days = settings.retention_days if slots else None
@@ -189,6 +190,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         prices=prices,
         metrics=metrics,
         turns=turns,
+        live=live,
         clock=clock,
         defaults=_defaults(settings),
         version=__version__,
@@ -252,6 +254,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
     provider: Provider,
     turns: Turns,
     lease: Lease,
+    live: Live,
 ) -> AgentLoop:
     """What thinks, and how it asks a model."""
     retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
@@ -269,6 +272,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         lease=lease,
         redactor=redactor,
         service=service_limits(settings),
+        live=live,
     )
     return AgentLoop(
         store,

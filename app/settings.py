@@ -224,7 +224,12 @@ class Settings(BaseSettings):
         120.0, description="Seconds after which no retry of our own begins."
     )
     park_after_s: Seconds = Field(5.0, description="A longer wait gives the worker's slot back.")
-    stream_above_tokens: int = Field(8_192, ge=1, description="Longer outputs are streamed.")
+    stream_above_tokens: int = Field(
+        8_192,
+        ge=1,
+        description="Longer outputs are streamed; so is what somebody watches with `deltas`, and what a nearly spent "
+        "budget pays.",
+    )
     tool_timeout_s: Seconds = Field(30.0, description="Seconds a tool call may take.")
     tool_result_limit_bytes: int = Field(
         65_536, ge=1_024, le=1_048_576, description="A longer tool result loses its middle."

@@ -183,6 +183,7 @@ class AgentLoop:
             closing=transcript.closing_turn() if finalize else None,
             bound=bound,
             agent=claim.spec.agent,
+            live=True,
         )
 
     def _fits(

@@ -1,6 +1,8 @@
 """/tasks/{id}/events: the journal in pages, or live as server-sent events."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -17,6 +19,7 @@ from app.domain.errors import NotFound
 from app.domain.task import Subject, TaskStatus
 from app.journal.journal import PAGE_LIMIT, Recorded, read
 from app.journal.views import public_entry
+from app.llm.live import TextDelta, Watcher
 from app.store.port import Row
 
 router = APIRouter(route_class=GuardedRoute, tags=["tasks"])
@@ -58,14 +61,25 @@ class EventPage(BaseModel):
 async def get_task_events(
     request: Request,
     task_id: str,
+    *,
     after: Annotated[int, Query(ge=0, le=_SEQ_LIMIT)] = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = 100,
     last_event_id: Annotated[str | None, Header()] = None,
+    deltas: Annotated[
+        bool,
+        Query(description="Streams only: the text of answers, too, while it is being written."),
+    ] = False,
 ) -> Response:
     """The task's journal: every decision, in order.
 
     A stream's ids are the journal's numbers: with `Last-Event-ID` it goes on exactly after that event. It
     ends with the task.
+
+    With `deltas=true` a stream also has `text_delta` messages: pieces of the answer being written, not part of
+    the journal and without an id. `data` names `step`, `attempt`, and `offset`, the characters of that
+    attempt's text before the piece: a gap was lost on the way, another attempt makes earlier text void. They
+    come for calls that begin while somebody watches, in the process that runs the task. What counts is the
+    task's `result`.
     """
     services, who = await principal(request)
     row = await services.store.read(lambda tx: tx.one("read_task", id=task_id, owner=who.owner))
@@ -73,31 +87,84 @@ async def get_task_events(
         raise NotFound("task", task_id)
     subject = Subject(task_id, row["session_id"], who.owner)
     if "text/event-stream" in request.headers.get("accept", ""):
-        return await _stream(services, subject, row, _resume_at(last_event_id, after))
+        resume_at = _resume_at(last_event_id, after)
+        return await _stream(services, subject, row, resume_at, deltas=deltas)
     page = await read(services.store, subject, after=after, limit=limit)
     return present.json(
         {"events": [public_entry(e) for e in page], "next_after": page[-1].seq if page else after}
     )
 
 
-async def _stream(services: Services, subject: Subject, row: Row, after: int) -> Response:
+async def _stream(
+    services: Services, subject: Subject, row: Row, after: int, *, deltas: bool
+) -> Response:
     known = await read(services.store, subject, after=max(after - 1, 0), limit=2)
     if TaskStatus(row["status"]).terminal and (not known or known[-1].seq <= after):
         return Response(status_code=204)  # tells an EventSource to stop reconnecting
     if not known:  # it would wait for ever: the task ends before it has so many events
         raise HTTPException(400, "Last-Event-ID must be the id of an event of this task.")
-    return StreamingResponse(
-        _messages(services, subject, after), media_type="text/event-stream", headers=_STREAM_HEADERS
-    )
+    messages = _counted(services, (_live if deltas else _pages)(services, subject, after))
+    return StreamingResponse(messages, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
-async def _messages(services: Services, subject: Subject, after: int) -> AsyncIterator[bytes]:
+async def _counted(services: Services, messages: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
     services.metrics.sse_clients.inc()
     try:
-        async for page in services.feed.follow(services.store, subject, after=after, idle_s=PING_S):
-            yield b"".join(_message(entry) for entry in page) or b": ping\n\n"
+        async with aclosing(messages):
+            async for message in messages:
+                yield message
     finally:
         services.metrics.sse_clients.dec()
+
+
+async def _pages(services: Services, subject: Subject, after: int) -> AsyncGenerator[bytes]:
+    async for page in services.feed.follow(services.store, subject, after=after, idle_s=PING_S):
+        yield b"".join(_message(entry) for entry in page) or b": ping\n\n"
+
+
+async def _live(services: Services, subject: Subject, after: int) -> AsyncGenerator[bytes]:
+    """The same with the text being written between them; it waits for nobody, and is lost where it cannot be sent."""
+    pages = _pages(services, subject, after)
+    with services.live.watch(subject.task_id) as watcher:
+        page = _next(pages, watcher)
+        try:
+            while True:
+                await watcher.woken.wait()
+                watcher.woken.clear()
+                if text := b"".join(_text_message(delta) for delta in watcher.take()):
+                    yield text
+                if not page.done():
+                    continue
+                message = page.result()
+                if message is None:
+                    return
+                yield message
+                page = _next(pages, watcher)
+        finally:
+            page.cancel()
+            await asyncio.wait({page})
+            await pages.aclose()
+
+
+def _next(pages: AsyncGenerator[bytes], watcher: Watcher) -> asyncio.Task[bytes | None]:
+    async def one() -> bytes | None:
+        return await anext(pages, None)
+
+    page = asyncio.create_task(one(), name="events-page")
+    page.add_done_callback(lambda _: watcher.woken.set())
+    return page
+
+
+def _text_message(delta: TextDelta) -> bytes:
+    """No id: a client that comes back goes on after the last event of the journal."""
+    data = {
+        "step": delta.step,
+        "attempt": delta.attempt,
+        "offset": delta.offset,
+        "text": delta.text,
+    }
+    shown = orjson.dumps({"type": "text_delta", "run": delta.run, "data": data})
+    return b"event: text_delta\ndata: %s\n\n" % shown
 
 
 def _message(entry: Recorded) -> bytes:

@@ -14,6 +14,7 @@ from app.budget.turns import Turns
 from app.domain.clock import Clock
 from app.domain.task import AskedComplexity, Complexity
 from app.journal.feed import Feed
+from app.llm.live import Live
 from app.llm.pricing import PriceBook
 from app.llm.routing.decide import Thresholds
 from app.llm.routing.score import Weights
@@ -60,6 +61,7 @@ class Services:
     prices: PriceBook
     metrics: Metrics
     turns: Turns
+    live: Live
     clock: Clock
     defaults: Defaults
     version: str

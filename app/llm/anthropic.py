@@ -106,7 +106,8 @@ class AnthropicProvider:
             asyncio.CancelledError: the caller gave up; the connection is closed at once.
         """
         body = request_body(request)
-        stream = MessageStream()
+        progress = request.progress
+        stream = MessageStream(None if progress is None else progress.on_text)
         try:
             async with asyncio.timeout(request.timeout_s) as deadline:
                 return await self._attempt(body, request.reference, stream, deadline)
@@ -114,8 +115,8 @@ class AnthropicProvider:
             hide(failure, self._api_key)
             raise
         except asyncio.CancelledError:
-            if request.progress is not None:
-                request.progress.usage_so_far = stream.usage_so_far()
+            if progress is not None:
+                progress.usage_so_far = stream.usage_so_far()
             raise
         except self._line.errors as error:
             if stream.complete:

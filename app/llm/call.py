@@ -49,6 +49,8 @@ class Call:
     bound: Bound = Bound.PROVED
     """How `prompt_tokens` was found."""
     agent: str | None = None
+    live: bool = False
+    """Its text is the task's own: whoever watches the task may see it come."""
 
 
 class Move(Protocol):

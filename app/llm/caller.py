@@ -22,6 +22,7 @@ from app.domain.task import Outcome, Subject
 from app.journal.journal import fence
 from app.llm.booking import Late, book_answer, book_failure, book_unsent
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
+from app.llm.live import Live, Voice
 from app.llm.pricing import Cost, PriceBook, UnknownModel
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
 from app.llm.reserving import Held, Reserver
@@ -77,6 +78,7 @@ class Caller:
         lease: Lease | None = None,
         redactor: Redactor | None = None,
         service: ServiceLimits | None = None,
+        live: Live | None = None,
     ) -> None:
         self._store = store
         self._provider = provider
@@ -86,6 +88,7 @@ class Caller:
         self._limits = limits
         self._lease = lease or Lease()
         self._redactor = redactor or Redactor()
+        self._live = live or Live()
         self._reserver = Reserver(
             store,
             prices,
@@ -141,10 +144,14 @@ class Caller:
         started_s = self._clock.monotonic_s()
         if not self._lease.is_sure(started_s):
             await self._ask_the_store(held)
-        left_s, progress = call.deadline_s - started_s, Progress()
+        left_s = call.deadline_s - started_s
+        progress = Progress(on_text=self._voice(call, held.attempt))
         request = replace(
             call.request,
             max_tokens=held.max_tokens,
+            # A stream that breaks off is booked by the prompt it reported; an answer in one piece, when it is
+            # lost, at the whole reservation. It costs more CPU: short calls that nobody watches go without.
+            stream=call.request.stream or held.tight or progress.on_text is not None,
             reference=held.attempt.id,
             timeout_s=max(min(self._limits.attempt_timeout_s, left_s), 0.001),
             progress=progress,
@@ -158,6 +165,13 @@ class Caller:
             await self._interrupted(held, started_s, progress)
             raise
         return await self._record(call, held, answer, move, started_s)
+
+    def _voice(self, call: Call, attempt: Attempt) -> Voice | None:
+        """Who hears the attempt's text as it comes; None when nobody does."""
+        if not call.live:
+            return None
+        subject = call.subject
+        return self._live.voice(subject.task_id, subject.run, attempt.step, attempt.attempt)
 
     async def _ask_the_store(self, held: Held) -> None:
         """The process was stopped, say, since it reserved: nothing may leave once others have taken over.

@@ -1,5 +1,6 @@
 """The port to who sells models: what is asked, what comes back, and how it can fail."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -15,6 +16,8 @@ class Progress:
 
     usage_so_far: Usage | None = None
     """What a stream's `message_start` had reported by then."""
+    on_text: Callable[[str], None] | None = None
+    """Told each piece of a stream's text as it comes: not to be relied upon before the answer is whole."""
 
 
 @dataclass(frozen=True, slots=True)

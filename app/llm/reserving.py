@@ -48,6 +48,8 @@ class Held:
     """The prices' day: the answer is settled by it, even past midnight."""
     scopes: tuple[Scope, ...]
     """Where others may wait for its end."""
+    tight: bool = False
+    """Were all of it lost, what is left would not pay for the same again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class _Taken:
     max_tokens: int
     amount_nano: int
     scopes: tuple[Scope, ...]
+    tight: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,8 @@ class Reserver:
                 await self._wait(ticket, give_up_s, behind=result.behind)
                 continue
             self._turns.leave(call.subject.task_id)
-            return Held(attempt, result.max_tokens, result.amount_nano, day, result.scopes)
+            taken = result.max_tokens, result.amount_nano, day, result.scopes, result.tight
+            return Held(attempt, *taken)
 
     def lacks(self, call: Call, spent: BudgetExhausted) -> BudgetExhausted | None:
         """None when what is left of the spent budget pays for this call in its smallest form; else what it needs."""
@@ -189,7 +193,8 @@ def _reservation(
     def op(tx: Tx) -> _Taken | _Contended:
         fence(tx, call.subject, starting=True)
         stands = balances(tx, call.payer, service)
-        tokens = _affordable(call, row, min(stands, key=lambda b: b.unspent_nano))
+        tightest = min(stands, key=lambda b: b.unspent_nano)
+        tokens = _affordable(call, row, tightest)
         amount = worst_case_nano(row, facts_of(row.model), call.prompt_tokens, tokens)
         for held in stands:
             if held.free_nano < amount:
@@ -200,7 +205,7 @@ def _reservation(
         short = reserve(tx, attempt, scopes, amount)
         assert short is None, f"{short} changed inside a transaction"  # noqa: S101
         append(tx, call.subject, _started(call, attempt, tokens, amount))
-        return _Taken(tokens, amount, scopes)
+        return _Taken(tokens, amount, scopes, tightest.unspent_nano < 2 * amount)
 
     return op
 

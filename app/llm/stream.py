@@ -1,6 +1,6 @@
 """A streamed answer: server-sent events in, byte by byte as they come, the whole message out."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,15 +93,17 @@ class MessageStream:
     Raises ModelFailure from `feed` and `answer`: `Phase.STREAM` for an error event, `malformed_answer`
     for bytes that are no message stream, `answer_lost` for a stream without `message_stop`.
     Events and deltas of unknown types are passed over. Source: Messages API documentation, streaming.
+    `on_text` is told each piece of text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_text: Callable[[str], None] | None = None) -> None:
         self.request_id: str | None = None
         self.complete = False
         """`message_stop` has come; whatever follows it is ignored."""
         self._events = EventReader()
         self._message: JsonObject | None = None
         self._blocks: dict[int, _Block] = {}
+        self._on_text = on_text
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
@@ -172,7 +174,10 @@ class MessageStream:
         kind = delta.get("type")
         piece = _PIECES.get(kind) if isinstance(kind, str) else None
         if piece is not None:
-            block.pieces.setdefault(piece, []).append(self._field(delta, piece, str))
+            text = self._field(delta, piece, str)
+            block.pieces.setdefault(piece, []).append(text)
+            if piece == "text" and self._on_text is not None:
+                self._on_text(text)
         elif kind == "citations_delta":
             known = block.value.get("citations")
             citation = self._field(delta, "citation", dict)

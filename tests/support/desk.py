@@ -19,6 +19,7 @@ from app.journal.events import Event
 from app.journal.journal import read_all
 from app.llm.call import Call
 from app.llm.caller import Caller, CallLimits
+from app.llm.live import Live
 from app.llm.models import facts_of
 from app.llm.pricing import PriceBook
 from app.llm.provider import ModelAnswer, ModelRequest
@@ -104,6 +105,7 @@ class Desk:
     turns: Turns
     clock: FakeClock
     caller: Caller
+    live: Live
 
     async def ask(self, call: Call) -> tuple[ModelAnswer, Noted, Settled]:
         """One call with a move that does not matter."""
@@ -141,13 +143,13 @@ async def open_desk(
     **retry: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over an empty store; the provider will say `script`."""
-    clock, turns = FakeClock(), Turns()
+    clock, turns, live = FakeClock(), Turns(), Live()
     store = FlakyStore(SqliteStore(folder, clock))
     provider = ScriptedProvider(*script)
     limits = CallLimits(park_after_s=park_after_s, retry=RetryLimits(**retry))
-    caller = Caller(store, provider, prices(), turns, clock, limits, service=service)
+    caller = Caller(store, provider, prices(), turns, clock, limits, service=service, live=live)
     try:
-        yield Desk(store, provider, turns, clock, caller)
+        yield Desk(store, provider, turns, clock, caller, live)
     finally:
         await store.close()
 
