@@ -33,6 +33,7 @@ from app.llm.live import Live
 from app.llm.pricing import PriceBook
 from app.llm.provider import Provider
 from app.llm.retry import RetryLimits
+from app.llm.retry_budget import RetryBudget, RetryTerms
 from app.llm.router import Tiers
 from app.llm.routing.decide import Thresholds
 from app.llm.routing.score import shipped
@@ -261,6 +262,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
     limits = CallLimits(settings.call_timeout_s, settings.park_after_s, retry)
     tiers = Tiers(settings.routes, prices, lambda: today(clock))
     drain, redactor = Drain(), Redactor(settings.secrets())
+    terms = RetryTerms(settings.retry_budget_tokens, probe_s=settings.retry_probe_s)
     caller = Caller(
         store,
         provider,
@@ -273,6 +275,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         redactor=redactor,
         service=service_limits(settings),
         live=live,
+        retries=RetryBudget(clock, terms, turns.call),
     )
     return AgentLoop(
         store,

@@ -223,6 +223,16 @@ class Settings(BaseSettings):
     retry_total_s: Seconds = Field(
         120.0, description="Seconds after which no retry of our own begins."
     )
+    retry_budget_tokens: int = Field(
+        500,
+        ge=10,
+        le=1_000_000,
+        description="Tokens for retries of one model, per process: a retry takes 5, after a timeout 10; an answer brings 1 back.",
+    )
+    retry_probe_s: Seconds = Field(
+        30.0,
+        description="Seconds in which the price of one retry comes back by itself: how often an upstream that answers nobody is tried.",
+    )
     park_after_s: Seconds = Field(5.0, description="A longer wait gives the worker's slot back.")
     stream_above_tokens: int = Field(
         8_192,

@@ -179,7 +179,7 @@ class Transcript:
     def routed(self, model: str) -> None:
         """Let the model answer that was found for good. What the classifier's call met is not its fault."""
         self.classified = True
-        self.tries.failures, self.tries.failing_since_us = 0, None
+        self._try_anew()
         if model != self.model:
             self.switch_model(model)
         self._asked = None
@@ -210,7 +210,7 @@ class Transcript:
         """
         self.nudged = self.enlarged = False
         self.continuations = self.escalations = 0
-        self.tries.failures, self.tries.failing_since_us = 0, None
+        self._try_anew()
         if self._open is not None:
             self._known, self._new_blocks = self._open
             self._open = None
@@ -271,6 +271,10 @@ class Transcript:
             return prompt_bound(request, facts)
         except UnboundedContent:
             return facts.context_window_tokens
+
+    def _try_anew(self) -> None:
+        self.tries.forgive()
+        self.tries.retry_of = None
 
     def _add_user(self, blocks: list[JsonObject]) -> None:
         self.messages.append({"role": "user", "content": blocks})
@@ -345,9 +349,13 @@ def _recount(transcript: Transcript, entry: Recorded) -> None:
             tries.made += 1
         case TaskRetried():
             transcript.retried()
-        case AttemptFailed(decision="retry", duration_s=duration_s):
+        case AttemptFailed(decision="retry", error_type=error_type, duration_s=duration_s):
             tries.failures += 1
+            tries.retry_of = error_type
             if tries.failing_since_us is None:
                 tries.failing_since_us = entry.at_us - int(duration_s * US_PER_S)
+        case AttemptFailed(decision="wait", error_type=error_type):
+            tries.forgive()
+            tries.retry_of = error_type
         case _:
             pass

@@ -94,6 +94,10 @@ class Turns:
         """Another process may have ended a reservation: every head may try."""
         self.ended(list(self._lines))
 
+    def call(self, task_id: str) -> None:
+        """A task may go on that waited for something else than a budget."""
+        self.on_turn(task_id)
+
     def forget(self, task_id: str) -> None:
         """The task has ended: its number, too, is free."""
         self.leave(task_id)

@@ -80,8 +80,8 @@ class TaskRequeued(Event):
 
     name: ClassVar[str] = "task_requeued"
     reason: str
-    """`drain`, `retry_wait`, `budget_contention` or `store_failed`; `restart` and `lease_expired` for what a dead
-    process left."""
+    """`drain`, `retry_wait`, `upstream_outage`, `budget_contention` or `store_failed`; `restart` and `lease_expired`
+    for what a dead process left."""
     available_at_us: int
 
 
@@ -116,6 +116,8 @@ class AttemptFailed(Event):
     http_status: int | None
     phase: str
     decision: str
+    """`retry`, `wait` (the upstream fails everybody: the task waits until it answers again), `interrupted`, or the
+    outcome that the call ends with."""
     charged_nano: int
     kind: str | None
     task_spent_nano: int

@@ -29,7 +29,7 @@ from app.journal.journal import append, fence
 from app.llm.call import Move
 from app.llm.pricing import Cost
 from app.llm.provider import ModelAnswer, ModelFailure, Phase
-from app.llm.retry import Again, Decision, known_unbilled
+from app.llm.retry import Again, Decision, GiveUp, Wait, known_unbilled
 from app.llm.usage import Usage
 from app.store.port import Tx
 
@@ -147,7 +147,7 @@ def book_failure(
         return None
     append(tx, attempt.subject, _failed(attempt, failure, decision, settled, kind, duration_s))
     tell(tx, attempt, settled)
-    if isinstance(decision, Again):
+    if isinstance(decision, Again | Wait):
         append(
             tx,
             attempt.subject,
@@ -204,9 +204,15 @@ def _failed(
 
 
 def _name(decision: Decision | None) -> str:
-    if decision is None:
-        return "interrupted"
-    return "retry" if isinstance(decision, Again) else decision.outcome
+    match decision:
+        case None:
+            return "interrupted"
+        case Again():
+            return "retry"
+        case Wait():
+            return "wait"
+        case GiveUp(outcome=outcome):
+            return outcome
 
 
 def _exceeded(attempt: Attempt, settled: Settled) -> ReservationExceeded:

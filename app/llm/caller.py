@@ -26,7 +26,8 @@ from app.llm.live import Live, Voice
 from app.llm.pricing import Cost, PriceBook, UnknownModel
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
 from app.llm.reserving import Held, Reserver
-from app.llm.retry import GiveUp, RetryLimits, decide
+from app.llm.retry import GiveUp, RetryLimits, Wait, decide, sit_out_s
+from app.llm.retry_budget import RetryBudget
 from app.observe.logs import Redactor
 from app.store.persist import persist, shielded
 from app.store.port import Store
@@ -79,7 +80,9 @@ class Caller:
         redactor: Redactor | None = None,
         service: ServiceLimits | None = None,
         live: Live | None = None,
+        retries: RetryBudget | None = None,
     ) -> None:
+        self._retries = retries or RetryBudget(clock)
         self._store = store
         self._provider = provider
         self._prices = prices
@@ -139,6 +142,7 @@ class Caller:
         backoff.runtime, _TryAgainError, value=lambda e: e.wait_s, jitter=None, logger=None
     )
     async def _attempt(self, call: Call, then: Decide[M]) -> Asked[M]:
+        self._pay_for_retry(call)
         held = await self._reserver.reserve(call, call.tries.made + 1)
         call.tries.made += 1
         started_s = self._clock.monotonic_s()
@@ -173,6 +177,29 @@ class Caller:
         subject = call.subject
         return self._live.voice(subject.task_id, subject.run, attempt.step, attempt.attempt)
 
+    def _pay_for_retry(self, call: Call) -> None:
+        """See to it that a retry is within the process's budget of retries.
+
+        Raises:
+            Parked: it is not, and looks again later.
+            CallFailed: it is not, and the deadline is too close.
+        """
+        model, task_id, why = call.request.model, call.subject.task_id, call.tries.retry_of
+        if why is None or self._retries.pays(model, task_id, timed_out=why == "timeout"):
+            return
+        left_s = call.deadline_s - self._clock.monotonic_s()
+        wait_s = sit_out_s(self._retries.pause_s(model), left_s)
+        if wait_s is None:
+            message = "The upstream has been failing, and no time is left to wait for it."
+            raise CallFailed(
+                Outcome.UPSTREAM_FAILED, ModelFailure(why, message, phase=Phase.CONNECT)
+            )
+        raise self._sat_out(call, wait_s)
+
+    def _sat_out(self, call: Call, wait_s: float) -> Parked:
+        self._retries.line_up(call.request.model, call.subject.task_id, wait_s)
+        return Parked("upstream_outage", self._clock.now_us() + int(wait_s * US_PER_S))
+
     async def _ask_the_store(self, held: Held) -> None:
         """The process was stopped, say, since it reserved: nothing may leave once others have taken over.
 
@@ -204,6 +231,7 @@ class Caller:
         if isinstance(settled, Late):
             _tell_late(attempt, settled.confirmed)
             raise settled.stale
+        self._retries.answered(attempt.model)
         return answer, move, settled
 
     def _cost(self, answer: ModelAnswer, day: date) -> Cost | None:
@@ -227,12 +255,14 @@ class Caller:
         duration_s = now_s - started_s
         if tries.failing_since_s is None:
             tries.failing_since_s = self._first_failure_s(tries, started_s)
+        tries.retry_of, model = failure.error_type, call.request.model
         decision = decide(
             failure,
             attempt=tries.failures,
             elapsed_s=now_s - tries.failing_since_s,
             left_s=call.deadline_s - now_s,
             limits=self._limits.retry,
+            outage_s=self._retries.pause_s(model) if self._retries.drained(model) else None,
         )
         cost = self._broken_off(failure, held)
         overcharged = cost is not None and cost.nano > held.amount_nano
@@ -251,6 +281,9 @@ class Caller:
             raise CallFailed(Outcome.UPSTREAM_FAILED, OVERCHARGED)
         if isinstance(decision, GiveUp):
             raise CallFailed(decision.outcome, failure)
+        if isinstance(decision, Wait):
+            tries.forgive()
+            raise self._sat_out(call, decision.wait_s)
         if decision.wait_s > self._limits.park_after_s:
             at_us = self._clock.now_us() + int(decision.wait_s * US_PER_S)
             raise Parked("retry_wait", at_us)

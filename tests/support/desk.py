@@ -24,6 +24,7 @@ from app.llm.models import facts_of
 from app.llm.pricing import PriceBook
 from app.llm.provider import ModelAnswer, ModelRequest
 from app.llm.retry import RetryLimits
+from app.llm.retry_budget import RetryBudget, RetryTerms
 from app.store.port import Operation, T, Tx
 from app.store.sqlite import SqliteStore
 from tests.support.clock import START_US, FakeClock
@@ -140,6 +141,7 @@ async def open_desk(
     *script: Line,
     park_after_s: float = 5.0,
     service: ServiceLimits | None = None,
+    terms: RetryTerms | None = None,
     **retry: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over an empty store; the provider will say `script`."""
@@ -147,7 +149,10 @@ async def open_desk(
     store = FlakyStore(SqliteStore(folder, clock))
     provider = ScriptedProvider(*script)
     limits = CallLimits(park_after_s=park_after_s, retry=RetryLimits(**retry))
-    caller = Caller(store, provider, prices(), turns, clock, limits, service=service, live=live)
+    retries = RetryBudget(clock, terms, turns.call)
+    caller = Caller(
+        store, provider, prices(), turns, clock, limits, service=service, retries=retries, live=live
+    )
     try:
         yield Desk(store, provider, turns, clock, caller, live)
     finally:
