@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.task import Outcome
 from app.llm.failures import status_failure
-from app.llm.retry import Again, GiveUp, RetryLimits, decide, known_unbilled
+from app.llm.retry import Again, GiveUp, RetryLimits, Wait, decide, known_unbilled
 
 pytestmark = pytest.mark.corpus
 
@@ -31,6 +31,8 @@ def test_recorded_errors_are_retried_or_given_up_as_they_should_be(corpus: Path)
                 case Again(wait_s=wait_s):
                     assert 0 <= wait_s <= 0.5
                     decided[status, "again"] += 1
+                case Wait():
+                    pytest.fail("nothing is known of an outage")
                 case GiveUp(outcome=outcome):
                     assert outcome is Outcome.UPSTREAM_REJECTED
                     decided[status, "given up"] += 1
