@@ -167,6 +167,7 @@ class World:
             self._nature.store_error = code
             await pause(self._disk_draw.choice((0.1, 2, 8, 40)))
             self._nature.store_error = 0
+            self._nature.healed_s = asyncio.get_running_loop().time()
 
     def _jump(self) -> None:
         """Somebody sets all clocks."""

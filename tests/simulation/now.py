@@ -41,6 +41,8 @@ class Nature:
     """The messages of every request that arrived, by attempt, each as it was on the wire."""
     store_error: int = 0
     """SQLite's code for what is wrong with the database's disk right now; 0: nothing."""
+    healed_s: float = 0.0
+    """When something was wrong with it last."""
     network_fails: float = 0.0
     """Share of requests that find no connection."""
     simulator: Simulator = field(init=False)

@@ -117,7 +117,8 @@ def _crashes(task_id: str, events: list[Row], run_limit: int) -> Iterator[str]:
 def _unconfirmed(books: Books, nature: Nature) -> Iterator[str]:
     """An answer that a process had in its hands, and time to write down, is in the ledger as it was billed."""
     for attempt, (process, at_s) in nature.delivered.items():
-        if process.lived_s(at_s) >= _TIME_TO_BOOK_S and attempt in books.settlements:
+        could_s = max(at_s, nature.healed_s)  # a process that can write nothing has no time to
+        if process.lived_s(could_s) >= _TIME_TO_BOOK_S and attempt in books.settlements:
             kind = books.settlements[attempt]["kind"]
             if kind != "confirmed":
                 yield f"{attempt} was answered, and its line is {kind}"
