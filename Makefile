@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test long simulate ablations bench history check format openapi lock clean
+.PHONY: help setup demo serve test long simulate ablations bench peers history check format openapi lock clean
 
 help:            ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ ablations: setup ## each safeguard taken away, until the simulation notices: doc
 bench: setup     ## the figures of the README: CPU per task against the bare SDK loop
 	$(BIN)/python -m bench
 
+peers:           ## libraries of the field, in .venv-peers: `make bench` then measures them, too
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r bench/peers.txt
+
 TASKS ?= 100000
 history: setup   ## the same requests to a store with TASKS=1000000 finished tasks and to one with next to none
 	$(BIN)/python -m bench.history --tasks $(TASKS)
@@ -62,6 +66,7 @@ openapi: setup   ## regenerate openapi/openapi.json
 lock: setup      ## lock the dependencies of pyproject.toml, with hashes
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras --no-emit-index-url -o requirements.txt pyproject.toml
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras --no-emit-index-url --extra dev -o requirements-dev.txt pyproject.toml
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-strip-extras --no-emit-index-url -o bench/peers.txt bench/peers.in
 
 clean:           ## remove the virtual environment and caches (never the data)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import cpu, ledger, posts, start
+from bench import cpu, crowd, ledger, posts, start
 from bench.noise import fsync_ms
 from bench.process import child, line
 from bench.report import Results, table
@@ -43,6 +43,7 @@ async def _measure(*, quick: bool) -> Results:
         async with child("-m", "bench.upstream", folder=folder) as upstream:
             url = f"http://127.0.0.1:{int(await line(upstream))}"
             samples = await cpu.measure(plan, url, upstream, folder, _say)
+            crowded = await crowd.measure(1 if quick else 3, url, folder, _say)
             _say("POST /tasks")
             posted = await posts.measure(url, 1_000 if quick else 4_000, 1 if quick else 3)
             _say("ledger")
@@ -52,7 +53,7 @@ async def _measure(*, quick: bool) -> Results:
             _say("memory")
             footprint = await start.footprint(url, 300 if quick else 1_000, 2 if quick else 10)
     took_s = time.monotonic() - began_s
-    return Results(samples, posted, booked, started, footprint, fsync_ms(), took_s)
+    return Results(samples, crowded, posted, booked, started, footprint, fsync_ms(), took_s)
 
 
 def _say(what: str) -> None:

@@ -2,7 +2,8 @@
 
     python -m bench.bare URL default|aiohttp asyncio|uvloop
 
-Reads lines `w1 1000` (what, how many tasks) and answers each with `done` when the tasks have ended.
+Reads lines `w1 1000 100` (what, how many tasks, how many at a time) and answers each with `done` when the tasks have
+ended.
 """
 
 import asyncio
@@ -15,8 +16,7 @@ from anthropic import AsyncAnthropic, DefaultAioHttpClient
 
 from app.tools.builtin.calculator import calculate, calculator_tool
 from app.tools.registry import ToolRegistry
-from bench.upstream import MODEL
-from bench.workload import CONCURRENCY, MAX_TOKENS, TEXT
+from bench.workload import MAX_TOKENS, MODEL, TEXT
 
 _TOOLS = list(ToolRegistry([calculator_tool()]).definitions(["calculator"]))
 
@@ -46,8 +46,8 @@ async def run_task(client: AsyncAnthropic, tools: list[dict[str, object]]) -> st
         messages.append({"role": "user", "content": results})
 
 
-async def run_tasks(client: AsyncAnthropic, what: str, count: int) -> None:
-    """`count` tasks, `CONCURRENCY` at a time."""
+async def run_tasks(client: AsyncAnthropic, what: str, count: int, at_a_time: int) -> None:
+    """`count` tasks, `at_a_time` side by side."""
     tools = _TOOLS if what == "w2" else []
     waiting = iter(range(count))
 
@@ -55,7 +55,7 @@ async def run_tasks(client: AsyncAnthropic, what: str, count: int) -> None:
         for _ in numbers:
             await run_task(client, tools)
 
-    await asyncio.gather(*(work(waiting) for _ in range(CONCURRENCY)))
+    await asyncio.gather(*(work(waiting) for _ in range(at_a_time)))
 
 
 async def _main(url: str, transport: str) -> None:
@@ -65,8 +65,8 @@ async def _main(url: str, transport: str) -> None:
         sys.stdout.flush()
         loop = asyncio.get_running_loop()
         while command := await loop.run_in_executor(None, sys.stdin.readline):
-            what, count = command.split()
-            await run_tasks(client, what, int(count))
+            what, count, at_a_time = command.split()
+            await run_tasks(client, what, int(count), int(at_a_time))
             sys.stdout.write("done\n")
             sys.stdout.flush()
 

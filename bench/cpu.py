@@ -5,28 +5,15 @@ Figures are compared by their ratio to the baseline of the same round, and the m
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from bench.contenders import Run, contender, in_turn
 from bench.noise import spin_s
-from bench.process import child, cpu_s, line, tell
-from bench.service import serving
-from bench.workload import STEPS, WORKLOADS, submission
-
-Run = Callable[[str, int], Awaitable[None]]
-"""Run so many tasks of a workload to their ends."""
-SERVICE = "service"
-BASELINE = "bare, default transport"
-_BARE = {
-    BASELINE: ("default", "asyncio"),
-    "bare, default transport, uvloop": ("default", "uvloop"),
-    "bare, aiohttp transport": ("aiohttp", "asyncio"),
-    "bare, aiohttp transport, uvloop": ("aiohttp", "uvloop"),
-}
-CONTENDERS = (SERVICE, *_BARE)
+from bench.process import cpu_s
+from bench.workload import CONCURRENCY, STEPS, WORKLOADS
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +40,6 @@ class Samples:
     """CPU microseconds of the fake upstream per model call: it must not be what limits."""
 
 
-@asynccontextmanager
-async def _contender(name: str, url: str, folder: Path) -> AsyncIterator[tuple[int, Run]]:
-    """The process id of a contender that is ready, and how to make it work."""
-    if name == SERVICE:
-        async with serving(url) as service:
-
-            async def submit(what: str, count: int) -> None:
-                await service.run(submission(what), count)
-
-            yield service.pid, submit
-        return
-    async with child("-m", "bench.bare", url, *_BARE[name], folder=folder) as process:
-        await line(process)
-
-        async def order(what: str, count: int) -> None:
-            await tell(process, f"{what} {count}".encode())
-            await line(process)
-
-        yield process.pid, order
-
-
 async def measure(
     plan: Plan,
     url: str,
@@ -84,10 +50,9 @@ async def measure(
     """All rounds. `upstream` is the process behind `url`."""
     samples, readings = Samples(), []
     for number in range(plan.rounds):
-        turn = number % len(CONTENDERS)
-        for name in (*CONTENDERS[turn:], *CONTENDERS[:turn]):
+        for name in in_turn(number):
             say(f"round {number + 1}/{plan.rounds}: {name}")
-            async with _contender(name, url, folder) as (pid, run):
+            async with contender(name, url, folder, CONCURRENCY) as (pid, run):
                 for what in WORKLOADS:
                     await run(what, plan.warm_up)
                 for what, count in plan.tasks.items():

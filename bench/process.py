@@ -25,12 +25,13 @@ class ChildFailedError(Exception):
 async def child(
     *arguments: str,
     folder: Path,
+    python: str = sys.executable,
     stdout: int | IO[bytes] = asyncio.subprocess.PIPE,
     **variables: str,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """`python arguments…` in `folder` with these environment variables alone; killed at the end."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
+        python,
         *arguments,
         cwd=folder,
         env={"PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "HOME": str(folder), **variables},

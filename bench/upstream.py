@@ -14,9 +14,10 @@ import sys
 
 import uvloop
 
+from bench.workload import MODEL
+
 ROUNDS = 4
 SLOW_S = 0.2
-MODEL = "claude-haiku-5-5"
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _ANSWER = (
     "Supervised learning fits a model to examples whose answers are known: each input comes with a label, "

@@ -4,6 +4,9 @@ import json
 
 CONCURRENCY = 100
 """Tasks in flight, for every contender alike."""
+CROWD = 1_000
+"""Tasks in flight in W3, where the model takes its time."""
+MODEL = "claude-haiku-5-5"
 MAX_TOKENS = 2_048
 TEXT = "Explain supervised and unsupervised learning."
 WORKLOADS = {"w1": "one model call", "w2": "five steps: four tool rounds, then the answer"}
