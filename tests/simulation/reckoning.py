@@ -100,7 +100,7 @@ def _crashes(task_id: str, events: list[Row], run_limit: int) -> Iterator[str]:
     crashes = 0
     for event in events:
         match event["type"]:
-            case "model_answered":
+            case "model_answered" | "task_retried":  # progress, or a new beginning
                 crashes = 0
             case "task_requeued" if event["data"]["reason"] in _CRASHED:
                 crashes += 1
@@ -109,7 +109,6 @@ def _crashes(task_id: str, events: list[Row], run_limit: int) -> Iterator[str]:
             case "task_finished" if event["data"]["outcome"] == "crashed_repeatedly":
                 if crashes + 1 != run_limit:
                     yield f"{task_id} was given up after {crashes + 1} crashes in a row"
-                crashes = 0  # a retry begins anew
             case _:
                 pass
 
