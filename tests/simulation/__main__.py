@@ -26,6 +26,8 @@ from tests.simulation.world import Run, simulate
 ENOUGH = 100
 """So many seeds must have reached everything in `SOMETIMES`, ten times as many what comes `RARELY`."""
 _SHOWN = 5
+_CHUNKS_PER_CHILD = 40
+"""A world leaves memory behind; so a process makes way for a fresh one in time."""
 
 
 def main(arguments: list[str]) -> int:
@@ -118,7 +120,9 @@ def _pool() -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")
     workers = len(os.sched_getaffinity(0))
     silence = partial(logging.disable, logging.CRITICAL)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=silence)
+    return ProcessPoolExecutor(
+        workers, mp_context=context, initializer=silence, max_tasks_per_child=_CHUNKS_PER_CHILD
+    )
 
 
 def _listed(reached: Counter[str]) -> str:
