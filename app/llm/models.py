@@ -37,12 +37,17 @@ class ModelFacts:
 @lru_cache(maxsize=512)
 def facts_of(model: str) -> ModelFacts:
     """Facts of a model by its name, dated or not; cautious defaults for a name nobody knows."""
-    family = _VERSION_SUFFIX.sub("", model.lower())
+    family = family_of(model)
     known = _FAMILIES.get(family)
     if known is not None:
         return known
     # A later Fable or Mythos than this table knows also thinks always, as all of them do.
     return _THINKER if family.startswith(("claude-fable", "claude-mythos")) else _UNKNOWN
+
+
+def family_of(model: str) -> str:
+    """The model's name without its date."""
+    return _VERSION_SUFFIX.sub("", model.lower())
 
 
 _VERSION_SUFFIX = re.compile(r"([-@]\d{8}|-\d{4}-\d{2}-\d{2}|-latest)$")

@@ -1,0 +1,62 @@
+"""How many calls may be in flight at once: more with every answer, half of it when the provider cannot keep up.
+
+As TCP does it: from a small start the limit up to doubles with each round of answers until it meets trouble; from half
+of that on it grows by one a round. It only grows while it is used. Source: RFC 5681; Messages API documentation, "Rate
+limits": sharp growth of usage is refused, ramp up slowly.
+"""
+
+_IDLE_S = 60.0
+
+
+class Concurrency:
+    """Additive increase, multiplicative decrease. Calls carry the `epoch` in which they left."""
+
+    __slots__ = ("_last_s", "_steep_below", "epoch", "in_flight", "limit", "most", "start")
+
+    def __init__(self, *, start: int, most: int) -> None:
+        self.start = float(min(start, most))
+        self.most = float(most)
+        self.limit = self.start
+        self.in_flight = 0
+        self.epoch = 0
+        """Grows with each decrease: trouble of calls that left before it is old news."""
+        self._steep_below = self.most
+        self._last_s = 0.0
+
+    @property
+    def free(self) -> int:
+        """Calls that may leave now."""
+        return int(self.limit) - self.in_flight
+
+    def enter(self, now_s: float) -> int:
+        """One more call is in flight; returns the epoch it leaves in."""
+        if not self.in_flight and now_s - self._last_s > _IDLE_S:
+            self.limit = min(self.limit, self.start)  # what was learned long ago may not hold
+        self.in_flight += 1
+        return self.epoch
+
+    def leave(self, now_s: float) -> None:
+        """A call has ended, or never left."""
+        self.in_flight -= 1
+        self._last_s = now_s
+
+    def answered(self) -> None:
+        """The provider kept up. Call it before `leave`."""
+        if self.in_flight * 2 < self.limit:
+            return
+        step = 1.0 if self.limit < self._steep_below else 1.0 / self.limit
+        self.limit = min(self.limit + step, self.most)
+
+    def overloaded(self, epoch: int) -> bool:
+        """The provider did not keep up with calls of that epoch; returns whether that was news. Before `leave`."""
+        if epoch != self.epoch:
+            return False
+        self.epoch += 1
+        self.limit = self._steep_below = max(min(self.limit, self.in_flight) / 2, 1.0)
+        return True
+
+    def restart(self, limit: float) -> None:
+        """After an outage: begin small, and double up to half of what was."""
+        self.epoch += 1
+        self._steep_below = max(self.limit / 2, limit)
+        self.limit = min(limit, self.most)

@@ -1,0 +1,87 @@
+"""Calls in flight: slowly more, quickly fewer."""
+
+from itertools import pairwise
+
+from app.llm.governor.concurrency import Concurrency
+
+
+def rounds(limit: Concurrency, count: int, now_s: float = 0.0) -> list[int]:
+    """So many rounds of as many calls as may leave, all answered; the limit after each."""
+    found = []
+    for _ in range(count):
+        calls = limit.free
+        for _ in range(calls):
+            limit.enter(now_s)
+        for _ in range(calls):
+            limit.answered()
+            limit.leave(now_s)
+        found.append(int(limit.limit))
+    return found
+
+
+def test_the_start_doubles_with_each_round():
+    """A thousand workers do not begin with a thousand calls."""
+    growing = rounds(Concurrency(start=10, most=1_000), 4)
+    assert growing == sorted(growing)
+    assert growing[0] <= 20
+    assert growing[-1] <= 160
+    assert growing[-1] > 30
+
+
+def test_it_does_not_grow_while_it_is_not_used():
+    """One call after the other says nothing of what many would do."""
+    idle = Concurrency(start=10, most=1_000)
+    for _ in range(100):
+        idle.enter(0.0)
+        idle.answered()
+        idle.leave(0.0)
+    assert idle.limit == 10
+
+
+def test_trouble_halves_it_once_a_round():
+    """Ten calls that meet the same trouble are one piece of news."""
+    busy = Concurrency(start=10, most=1_000)
+    epochs = [busy.enter(0.0) for _ in range(10)]
+    assert [busy.overloaded(epoch) for epoch in epochs] == [True] + [False] * 9
+    assert busy.limit == 5
+
+
+def test_after_trouble_it_grows_by_one_a_round():
+    """Half of what was too much is found quickly again; from there on step by step."""
+    busy = Concurrency(start=64, most=1_000)
+    epoch = [busy.enter(0.0) for _ in range(64)][-1]
+    busy.overloaded(epoch)
+    for _ in range(64):
+        busy.leave(0.0)
+    assert int(busy.limit) == 32
+    for before, after in pairwise([32, *rounds(busy, 6)]):
+        assert after - before <= 1
+
+
+def test_one_call_is_always_possible():
+    """However bad it gets, the limit does not reach zero."""
+    bad = Concurrency(start=4, most=10)
+    for _ in range(20):
+        bad.overloaded(bad.enter(0.0))
+        bad.leave(0.0)
+    assert bad.limit == 1
+    assert bad.free == 1
+
+
+def test_after_a_long_silence_it_begins_anew():
+    """What held a minute ago may not hold now."""
+    rested = Concurrency(start=10, most=1_000)
+    rounds(rested, 5)
+    assert rested.limit > 10
+    rested.enter(61.0)
+    assert rested.limit == 10
+
+
+def test_an_outage_that_ended_is_not_stormed():
+    """Two at first, then twice as many with each round up to half of what was, then slowly."""
+    back = Concurrency(start=64, most=1_000)
+    back.restart(2)
+    found = rounds(back, 12)
+    assert found[0] <= 4
+    assert all(after <= 2 * before for before, after in pairwise(found))
+    assert found[-1] <= 40
