@@ -1,7 +1,7 @@
 """The simulator's own endpoints, under /simulator/: its bill, its faults, what it was asked.
 
 GET /simulator/bill (`?lines=0`: totals only) · POST /simulator/reset · GET and PUT /simulator/faults ·
-GET /simulator/requests (`?limit=`). They need no key: the simulator is for loopback.
+GET /simulator/requests (`?limit=`) · /simulator/batches (see `app.simulator.batch_control`). They need no key: the simulator is for loopback.
 """
 
 from typing import Protocol
@@ -9,6 +9,8 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from app.simulator.batch_control import batch_control
+from app.simulator.batches import Batches
 from app.simulator.bill import Bill
 from app.simulator.errors import ApiError, JsonObject
 from app.simulator.fault_rules import load_rules, show_rules
@@ -26,6 +28,7 @@ class Books(Protocol):
     bill: Bill
     faults: FaultBook
     log: RequestLog
+    batches: Batches
 
     def reset(self) -> None: ...
 
@@ -55,6 +58,8 @@ def _shown(
             return show_rules(books.faults)
         case "GET", "/simulator/requests":
             return {"requests": books.log.latest(_limit(query))}
+        case _ if path.startswith("/simulator/batches"):
+            return batch_control(books.batches, method, path, _json(body) if body else None)
         case _:
             raise ApiError(404, "not_found_error", f"Not found: {method} {path}")
 

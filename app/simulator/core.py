@@ -9,12 +9,14 @@ from typing import Any
 import orjson
 
 from app.domain.clock import US_PER_S, Clock
-from app.simulator.bill import Bill
+from app.simulator.batches import PATH as BATCHES_PATH
+from app.simulator.batches import Batches, Result
+from app.simulator.bill import Bill, Line
 from app.simulator.caching import CachePlan, PromptCache
 from app.simulator.compose import draft
 from app.simulator.control import control
 from app.simulator.directive import Directive
-from app.simulator.errors import ApiError, JsonObject, invalid
+from app.simulator.errors import ApiError, JsonObject, invalid, require
 from app.simulator.faults import Asked, Fault, FaultBook, Kind, Rule
 from app.simulator.fit import Answer, fit
 from app.simulator.limits import Limits, Pool, RateLimits
@@ -54,6 +56,15 @@ class _Call:
     """The body mentions `cache_control`."""
     key: str
     client_reference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What an answer says of itself, and what it costs; None: it is not billed."""
+
+    envelope: Envelope
+    meters: Meters
+    nano: int | None
 
 
 class Ids:
@@ -98,6 +109,7 @@ class Simulator:
         self.ids = Ids(self.seed)
         self.seen_count = 0
         self.answer_count = 0
+        self.batches = Batches(self.bill, self.clock.now_us, self.ids.next, self._item)
 
     def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """The plan for one request; never raises for anything a client can send.
@@ -109,7 +121,7 @@ class Simulator:
             return control(self, method, path, query, body)
         seen = self._note(method, path, headers, body)
         try:
-            reply = self._answer(seen, headers, body)
+            reply = self._answer(seen, query, body)
         except ApiError as error:
             reply = error_reply(error, seen.request_id)
         except orjson.JSONEncodeError:
@@ -133,10 +145,13 @@ class Simulator:
         self.log.seen.append(seen)
         return seen
 
-    def _answer(self, seen: Seen, headers: Mapping[str, str], body: bytes) -> Reply:
-        if seen.path not in {"/v1/messages", "/v1/messages/count_tokens"}:
+    def _answer(self, seen: Seen, query: str, body: bytes) -> Reply:
+        batching = seen.path == BATCHES_PATH or seen.path.startswith(f"{BATCHES_PATH}/")
+        if batching and seen.key is not None:
+            return self.batches.reply(seen, query, body)
+        if not batching and seen.path not in {"/v1/messages", "/v1/messages/count_tokens"}:
             raise ApiError(404, "not_found_error", f"Not found: {seen.path}")
-        if seen.method != "POST":
+        if not batching and seen.method != "POST":
             raise ApiError(405, "invalid_request_error", "Method Not Allowed")
         if seen.key is None:
             raise ApiError(401, "authentication_error", "invalid x-api-key")
@@ -220,38 +235,74 @@ class Simulator:
         stops = request.get("stop_sequences") or []
         return fit(made, thought, request["max_tokens"], room, stops)
 
-    def _billed(
-        self, call: _Call, answer: Answer, plan: CachePlan, fault: Fault, pool: Pool
-    ) -> Reply:
+    def _made(
+        self, call: _Call, answer: Answer, plan: CachePlan, fault: Fault, *, batch: bool = False
+    ) -> _Made:
         meters = replace(plan.meters, output=answer.tokens, thinking=answer.thinking_tokens)
         if fault.rule is not None and fault.kind is Kind.USAGE_TIMES:
             meters = _times(meters, fault.rule.factor)
         geo = (call.request.get("inference_geo") or self.default_geo) if call.model.geo else None
         fast = call.request.get("speed") == "fast" and call.model.fast is Fast.YES
-        speed = "fast" if fast else "standard"
-        usage = usage_of(meters, answer, geo=geo or "not_available", speed=speed)
+        speed, tier = "fast" if fast else "standard", "batch" if batch else "standard"
+        usage = usage_of(meters, answer, geo=geo or "not_available", speed=speed, tier=tier)
         envelope = Envelope(self.ids.next("msg_"), call.model.name, _reported(usage, fault.kind))
+        nano = charge_nano(call.model.name, meters, fast=fast, us_only=geo == "us", batch=batch)
+        unbilled = not answer.billed or (fault.rule is not None and fault.rule.billed is False)
+        return _Made(envelope, meters, None if unbilled else nano)
+
+    def _bill(self, call: _Call, made: _Made) -> Line | None:
+        if made.nano is None:
+            return None
+        return self.bill.add(
+            call.model.name,
+            made.meters,
+            made.nano,
+            request_id=call.seen.request_id,
+            key=call.key,
+            client_reference=call.client_reference,
+        )
+
+    def _item(self, request: Any, key: str, custom_id: str) -> Result:
+        """What becomes of one item of a batch: it is checked only now."""
+        at_us, request_id = self.clock.now_us(), self.ids.next("req_")
+        seen = Seen(0, at_us, "POST", BATCHES_PATH, {}, key, request_id, 0)
+        try:
+            model = check_request(request)
+            require(not request.get("stream"), "stream: not supported in batches")
+            require(request["max_tokens"] > 0, "max_tokens: must be greater than 0 in batches")
+            check_thinking(self.seed, model, request)
+            call = _Call(seen, model, request, "cache_control" in str(request), key, custom_id)
+            view, plan = look(request), self._plan(call)
+            self.answer_count += 1
+            asked = Asked((model.name, request["model"]), stream=False, request=request)
+            fault = self.faults.next(asked, self.answer_count)
+            if fault.kind in _ERRORS and fault.rule is not None:
+                raise _error(fault.rule)
+        except ApiError as error:
+            return Result({"type": "errored", "error": error.body(request_id)})
+        answer = self._composed(call, view, fault, model.window - plan.meters.prompt)
+        self.cache.commit(plan, at_us, at_us)
+        made = self._made(call, answer, plan, fault, batch=True)
+        value = {"type": "succeeded", "message": message_json(made.envelope, answer)}
+        return Result(value, self._bill(call, made))
+
+    def _billed(
+        self, call: _Call, answer: Answer, plan: CachePlan, fault: Fault, pool: Pool
+    ) -> Reply:
+        made = self._made(call, answer, plan, fault)
         head = {"request-id": call.seen.request_id, **SIMULATED, **pool.headers()}
         if fault.rule is not None and fault.kind is Kind.HTML_PAGE:
             page = html_reply(fault.rule.status, call.seen.request_id)
             reply = replace(page, delay_s=fault.delay_s)
         elif call.request.get("stream"):
-            events = tuple(stream_events(envelope, answer))
+            events = tuple(stream_events(made.envelope, answer))
             head["content-type"] = "text/event-stream; charset=utf-8"
             reply = shaped(Reply(200, head, events, None), fault)
         else:
-            reply = shaped(json_reply(200, message_json(envelope, answer), head), fault)
-        if not answer.billed or (fault.rule is not None and fault.rule.billed is False):
+            reply = shaped(json_reply(200, message_json(made.envelope, answer), head), fault)
+        line = self._bill(call, made)
+        if line is None:
             return reply
-        nano = charge_nano(call.model.name, meters, fast=fast, us_only=geo == "us")
-        line = self.bill.add(
-            call.model.name,
-            meters,
-            nano,
-            request_id=call.seen.request_id,
-            key=call.key,
-            client_reference=call.client_reference,
-        )
         return replace(reply, delivered=partial(self.bill.deliver, line))
 
 

@@ -12,6 +12,8 @@ MTOK = 1_000_000
 LONG_PROMPT = 100_000
 """Above this many prompt tokens Haiku 5.5 bills every token of the request at its long row."""
 _FAST = 2
+_BATCH_DIVISOR = 2
+"""A batch costs half."""
 _US_NUMERATOR, _US_DENOMINATOR = 11, 10
 
 
@@ -83,13 +85,15 @@ PRICES: dict[str, Price] = {
 LONG_PRICES: dict[str, Price] = {"claude-haiku-5-5": _row("0.50 0.625 1.00 0.05 2.50")}
 
 
-def charge_nano(model: str, meters: Meters, *, fast: bool, us_only: bool) -> int:
+def charge_nano(
+    model: str, meters: Meters, *, fast: bool, us_only: bool, batch: bool = False
+) -> int:
     """The charge for one generation in nano-dollars, rounded up once; `model` as the response names it."""
     row = PRICES[model]
     if meters.prompt > LONG_PROMPT:
         row = LONG_PRICES.get(model, row)
     scaled = row.times_mtok(meters) * (_FAST if fast else 1)
-    denominator = MTOK
+    denominator = MTOK * (_BATCH_DIVISOR if batch else 1)
     if us_only:
         scaled, denominator = scaled * _US_NUMERATOR, denominator * _US_DENOMINATOR
     return -(-scaled // denominator)

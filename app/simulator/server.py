@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from app.domain.clock import Clock, SystemClock
+from app.simulator.batches import MAX_BATCH_BYTES
+from app.simulator.batches import PATH as BATCHES_PATH
 from app.simulator.core import MAX_BODY_BYTES, Simulator
 from app.simulator.reply import Ending, Reply
 
@@ -80,7 +82,8 @@ class _Adapter:
         self.simulator = simulator
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        body = await _body(request)
+        limit = MAX_BATCH_BYTES if request.path == BATCHES_PATH else MAX_BODY_BYTES
+        body = await _body(request, limit)
         reply = self.simulator.reply(request.method, request.path_qs, request.headers, body)
         if reply.delay_s:
             await self.simulator.clock.sleep(reply.delay_s)
@@ -105,16 +108,16 @@ class _Adapter:
         return response
 
 
-async def _body(request: web.BaseRequest) -> bytes:
+async def _body(request: web.BaseRequest, limit: int) -> bytes:
     """The request's body, at most one byte more than is allowed."""
     pieces = []
     size = 0
     async for piece in request.content.iter_any():
         pieces.append(piece)
         size += len(piece)
-        if size > MAX_BODY_BYTES:
+        if size > limit:
             break
-    return b"".join(pieces)[: MAX_BODY_BYTES + 1]
+    return b"".join(pieces)[: limit + 1]
 
 
 async def _at_once(request: web.BaseRequest, reply: Reply) -> web.StreamResponse:

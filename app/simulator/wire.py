@@ -35,13 +35,15 @@ class Envelope:
     usage: JsonObject | None
 
 
-def usage_of(meters: Meters, answer: Answer, *, geo: str, speed: str) -> JsonObject:
+def usage_of(
+    meters: Meters, answer: Answer, *, geo: str, speed: str, tier: str = "standard"
+) -> JsonObject:
     """The usage an answer reports."""
     fetched = {"web_search_requests": 0, "web_fetch_requests": answer.web_fetches}
     return {
         **usage_json(meters),
         "server_tool_use": fetched if answer.web_fetches else None,
-        "service_tier": "standard",
+        "service_tier": tier,
         "inference_geo": geo,
         "speed": speed,
     }
