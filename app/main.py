@@ -29,6 +29,7 @@ from app.journal.views import LogView, MetricsView
 from app.llm.call import Drain
 from app.llm.caller import Caller, CallLimits
 from app.llm.catalog import retiring
+from app.llm.governor.governor import Governor, GovernorLimits
 from app.llm.live import Live
 from app.llm.pricing import PriceBook
 from app.llm.provider import Provider
@@ -166,13 +167,16 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
 ) -> Service:
     """Put the parts together; nothing runs yet."""
     metrics, turns, live = Metrics(__version__), Turns(), Live()
+    governor = _governor(settings, clock, turns)
     lease = Lease(new_id("worker", clock.now_us()))
     slots = 0 if role is Role.API else settings.workers
     floor_bytes = settings.disk_floor_bytes if settings.database_url is None else 0
     space = DiskSpace(settings.data_dir, clock, floor_bytes=floor_bytes)
     queue = _queue(settings, role, store, clock, lease, space)
-    loop = _agent_loop(settings, clock, prices, tools, store, provider, turns, lease, live)
-    pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=slots)
+    loop = _agent_loop(
+        settings, clock, prices, tools, store, provider, turns, lease, live, governor
+    )
+    pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=slots, governor=governor)
     empty_log = store.empty_log if isinstance(store, SqliteStore) else _no_log
     kept_days = settings.retention_days if slots else None
     housekeeper = Housekeeper(store, clock, empty_log, retention_days=kept_days)
@@ -256,6 +260,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
     turns: Turns,
     lease: Lease,
     live: Live,
+    governor: Governor,
 ) -> AgentLoop:
     """What thinks, and how it asks a model."""
     retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
@@ -276,6 +281,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         service=service_limits(settings),
         live=live,
         retries=RetryBudget(clock, terms, turns.call),
+        governor=governor,
     )
     return AgentLoop(
         store,
@@ -294,6 +300,16 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         redactor=redactor,
         history_limits=HistoryLimits(settings.task_event_limit, settings.task_history_limit_bytes),
     )
+
+
+def _governor(settings: Settings, clock: Clock, turns: Turns) -> Governor:
+    """What lets model calls leave."""
+    limits = GovernorLimits(
+        settings.call_concurrency_start, settings.call_concurrency_limit, settings.park_after_s
+    )
+    governor = Governor(clock, limits)
+    governor.on_turn = turns.call
+    return governor
 
 
 async def begin(service: Service, settings: Settings) -> None:

@@ -233,6 +233,15 @@ class Settings(BaseSettings):
         30.0,
         description="Seconds in which the price of one retry comes back by itself: how often an upstream that answers nobody is tried.",
     )
+    call_concurrency_start: int = Field(
+        128,
+        ge=1,
+        le=10_000,
+        description="Calls in flight per model and process at first; answers raise it, overload lowers it.",
+    )
+    call_concurrency_limit: int = Field(
+        10_000, ge=1, le=10_000, description="Calls in flight per model and process, at most."
+    )
     park_after_s: Seconds = Field(5.0, description="A longer wait gives the worker's slot back.")
     stream_above_tokens: int = Field(
         8_192,

@@ -94,6 +94,7 @@ class AgentLoop:
     def begin_drain(self) -> None:
         """The service stops: nothing new is started, runs are handed back at their next step."""
         self._drain.begun = True
+        self._caller.begin_drain()
 
     async def run(self, job: Job) -> Conclusion | None:
         """Work on the task until it ends.

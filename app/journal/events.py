@@ -80,8 +80,8 @@ class TaskRequeued(Event):
 
     name: ClassVar[str] = "task_requeued"
     reason: str
-    """`drain`, `retry_wait`, `upstream_outage`, `budget_contention` or `store_failed`; `restart` and `lease_expired`
-    for what a dead process left."""
+    """`drain`, `retry_wait`, `upstream_outage`, `rate_limited`, `upstream_busy` (as many calls in flight as the
+    provider bears), `budget_contention` or `store_failed`; `restart` and `lease_expired` for what a dead process left."""
     available_at_us: int
 
 

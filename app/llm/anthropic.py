@@ -16,6 +16,7 @@ from app.domain.clock import Clock, SystemClock
 from app.llm.answers import parse_answer, to_json
 from app.llm.failures import hide, malformed_answer, status_failure, transport_failure
 from app.llm.provider import JsonObject, ModelAnswer, ModelFailure, ModelRequest, Phase
+from app.llm.rates import read_rates
 from app.llm.stream import MessageStream
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class AnthropicProvider:
         stream = MessageStream(None if progress is None else progress.on_text)
         try:
             async with asyncio.timeout(request.timeout_s) as deadline:
-                return await self._attempt(body, request.reference, stream, deadline)
+                return await self._attempt(body, request, stream, deadline)
         except ModelFailure as failure:
             hide(failure, self._api_key)
             raise
@@ -159,9 +160,11 @@ class AnthropicProvider:
         await self._line.close()
 
     async def _attempt(
-        self, body: bytes, reference: str | None, stream: MessageStream, deadline: asyncio.Timeout
+        self, body: bytes, request: ModelRequest, stream: MessageStream, deadline: asyncio.Timeout
     ) -> ModelAnswer:
-        response = await self._line.send(body, reference)
+        response = await self._line.send(body, request.reference)
+        if request.progress is not None:
+            request.progress.rates = read_rates(response.headers.raw)
         try:
             stream.request_id = response.headers.get("request-id")
             if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
@@ -181,9 +184,11 @@ class AnthropicProvider:
         with suppress(*self._line.errors):
             async with asyncio.timeout(ERROR_BODY_TIMEOUT_S):
                 body = await _read(response, ERROR_BODY_LIMIT)
-        raise status_failure(
+        failure = status_failure(
             response.status_code, response.headers, body, now_us=self._clock.now_us()
         )
+        failure.rates = read_rates(response.headers.raw)
+        raise failure
 
 
 def request_body(request: ModelRequest) -> bytes:

@@ -22,6 +22,7 @@ from app.domain.task import Outcome, Subject
 from app.journal.journal import fence
 from app.llm.booking import Late, book_answer, book_failure, book_unsent
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
+from app.llm.governor.governor import Governor
 from app.llm.live import Live, Voice
 from app.llm.pricing import Cost, PriceBook, UnknownModel
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
@@ -81,7 +82,9 @@ class Caller:
         service: ServiceLimits | None = None,
         live: Live | None = None,
         retries: RetryBudget | None = None,
+        governor: Governor | None = None,
     ) -> None:
+        self._governor = governor or Governor(clock)
         self._retries = retries or RetryBudget(clock)
         self._store = store
         self._provider = provider
@@ -101,6 +104,10 @@ class Caller:
             wait_s=limits.park_after_s,
             service=service or ServiceLimits(),
         )
+
+    def begin_drain(self) -> None:
+        """The service stops: no call that waits for its turn may leave any more."""
+        self._governor.begin_drain()
 
     async def ask(self, call: Call, then: Decide[M]) -> Asked[M]:
         """Get an answer, pay it and record it with the move that `then` decides on.
@@ -142,12 +149,18 @@ class Caller:
         backoff.runtime, _TryAgainError, value=lambda e: e.wait_s, jitter=None, logger=None
     )
     async def _attempt(self, call: Call, then: Decide[M]) -> Asked[M]:
-        self._pay_for_retry(call)
-        held = await self._reserver.reserve(call, call.tries.made + 1)
-        call.tries.made += 1
-        started_s = self._clock.monotonic_s()
-        if not self._lease.is_sure(started_s):
-            await self._ask_the_store(held)
+        permit = self._governor.enter(call) or await self._governor.wait(call)
+        try:
+            if not permit.probe:
+                self._pay_for_retry(call)
+            held = await self._reserver.reserve(call, call.tries.made + 1)
+            call.tries.made += 1
+            started_s = self._clock.monotonic_s()
+            if not self._lease.is_sure(started_s):
+                await self._ask_the_store(held)
+        except BaseException:
+            permit.unused()
+            raise
         left_s = call.deadline_s - started_s
         progress = Progress(on_text=self._voice(call, held.attempt))
         request = replace(
@@ -161,7 +174,7 @@ class Caller:
             progress=progress,
         )
         try:
-            answer = await self._provider.ask(request)
+            answer = await permit.ask(self._provider, request)
             move = then(answer, held.max_tokens)
         except ModelFailure as failure:
             await self._fail(call, held, failure, started_s)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from app.llm.rates import Rates
 from app.llm.usage import Usage
 
 JsonObject = dict[str, Any]
@@ -18,6 +19,8 @@ class Progress:
     """What a stream's `message_start` had reported by then."""
     on_text: Callable[[str], None] | None = None
     """Told each piece of a stream's text as it comes: not to be relied upon before the answer is whole."""
+    rates: Rates | None = None
+    """What the answer's headers said of the provider's limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,8 @@ class ModelFailure(Exception):  # noqa: N818  (a failure is a result of an attem
         self.request_id = request_id
         self.usage_so_far = usage_so_far
         """What a cut stream's `message_start` had reported: its input tokens are real, its output is not."""
+        self.rates: Rates | None = None
+        """What an error's headers said of the provider's limits."""
 
 
 class Provider(Protocol):

@@ -18,6 +18,7 @@ from app.journal.events import CancelRequested, TaskFinished
 from app.journal.hints import Hint
 from app.journal.journal import Recorded, fence, read_all
 from app.llm.call import Parked, Paused
+from app.llm.governor.governor import Governor
 from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
@@ -50,7 +51,9 @@ class WorkerPool:
         lease: Lease,
         *,
         slots: int,
+        governor: Governor | None = None,
     ) -> None:
+        self._governor = governor or Governor(clock)
         self._store = store
         self._queue = queue
         self._loop = loop
@@ -112,6 +115,7 @@ class WorkerPool:
             case TaskFinished():
                 self._cancelled.discard(task_id)
                 self._turns.forget(task_id)  # it may have ended while it waited in the queue
+                self._governor.forget(task_id)
             case _:
                 pass
 
@@ -152,6 +156,8 @@ class WorkerPool:
         if run.cancelled() or error is not None or not run.result():
             self._turns.leave(task_id)
         elif self._turns.is_called(task_id):  # its turn came while it was being given back
+            self._on_turn(task_id)
+        if self._governor.is_called(task_id):
             self._on_turn(task_id)
 
     async def _run(self, claim: Claim) -> bool:

@@ -52,6 +52,32 @@ class StillClock(FakeClock):
         await asyncio.Event().wait()
 
 
+class SteppedClock(FakeClock):
+    """Whoever waits on it goes on when the test has moved it that far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sleeping: list[tuple[int, asyncio.Event]] = []
+
+    async def sleep(self, duration_s: float) -> None:
+        self.slept.append(duration_s)
+        until = self._now_us + int(duration_s * US_PER_S), asyncio.Event()
+        self._sleeping.append(until)
+        try:
+            await until[1].wait()
+        finally:
+            self._sleeping.remove(until)
+
+    async def step(self, duration_s: float) -> None:
+        """Let so much time pass, and those run who waited for it."""
+        await yielded()
+        self.move(duration_s)
+        for until_us, over in self._sleeping:
+            if until_us <= self._now_us:
+                over.set()
+        await yielded(5)
+
+
 class ShiftedClock(SystemClock):
     """The machine's clock, as far ahead of it as the test says. For whole services, whose heartbeats never rest."""
 

@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from app.journal.events import Event
 from app.journal.journal import read_all
 from app.llm.call import Call
 from app.llm.caller import Caller, CallLimits
+from app.llm.governor.governor import Governor, GovernorLimits
 from app.llm.live import Live
 from app.llm.models import facts_of
 from app.llm.pricing import PriceBook
@@ -107,6 +108,7 @@ class Desk:
     clock: FakeClock
     caller: Caller
     live: Live
+    governor: Governor
 
     async def ask(self, call: Call) -> tuple[ModelAnswer, Noted, Settled]:
         """One call with a move that does not matter."""
@@ -142,6 +144,7 @@ async def open_desk(
     park_after_s: float = 5.0,
     service: ServiceLimits | None = None,
     terms: RetryTerms | None = None,
+    lets: GovernorLimits | None = None,
     **retry: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over an empty store; the provider will say `script`."""
@@ -150,12 +153,24 @@ async def open_desk(
     provider = ScriptedProvider(*script)
     limits = CallLimits(park_after_s=park_after_s, retry=RetryLimits(**retry))
     retries = RetryBudget(clock, terms, turns.call)
+    governor = Governor(clock, replace(lets or GovernorLimits(), park_after_s=park_after_s))
+    governor.on_turn = turns.call
     caller = Caller(
-        store, provider, prices(), turns, clock, limits, service=service, retries=retries, live=live
+        store,
+        provider,
+        prices(),
+        turns,
+        clock,
+        limits,
+        service=service,
+        retries=retries,
+        live=live,
+        governor=governor,
     )
     try:
-        yield Desk(store, provider, turns, clock, caller, live)
+        yield Desk(store, provider, turns, clock, caller, live, governor)
     finally:
+        governor.begin_drain()
         await store.close()
 
 

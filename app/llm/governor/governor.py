@@ -15,7 +15,7 @@ from app.llm.call import Call, Parked
 from app.llm.governor.lane import Charge, Hold, Lane, Told
 from app.llm.governor.line import Flow, Line
 from app.llm.models import family_of
-from app.llm.provider import ModelFailure
+from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Provider
 from app.llm.rates import Rates
 from app.llm.usage import Usage
 
@@ -76,6 +76,28 @@ class Permit:
         self._road = road
         self._charge = charge
         self._over = False
+
+    @property
+    def probe(self) -> bool:
+        """It finds out whether an outage is over."""
+        return self._charge.probe
+
+    async def ask(self, provider: Provider, request: ModelRequest) -> ModelAnswer:
+        """Make the attempt that was let leave, and learn from its end.
+
+        Raises:
+            ModelFailure: the attempt failed.
+        """
+        try:
+            answer = await provider.ask(request)
+        except ModelFailure as failure:
+            self.failed(failure, failure.rates or _rates_of(request))
+            raise
+        except BaseException:
+            self.given_up()
+            raise
+        self.answered(answer.usage, _rates_of(request))
+        return answer
 
     def unused(self) -> None:
         """Nothing left."""
@@ -325,6 +347,10 @@ class Governor:
         lane = Lane(pool, start=self._limits.start, most=self._limits.most)
         road = self._roads[pool] = _Road(lane)
         return road
+
+
+def _rates_of(request: ModelRequest) -> Rates | None:
+    return None if request.progress is None else request.progress.rates
 
 
 @lru_cache(maxsize=512)

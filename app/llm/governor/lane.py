@@ -228,7 +228,7 @@ class Lane:
         blocked = self.blocked_until_s
         self.block(now_s, wait_s)
         sharp = failure.error_code == "ramp_limit_exceeded"
-        if sharp or rates is None or not self.rates_known:
+        if sharp or rates is None:
             self.concurrency.overloaded(charge.epoch)
         elif now_s - self._limited_s > 1.0 and _has_room(rates, charge):
             self.requests.overrun()

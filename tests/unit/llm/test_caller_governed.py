@@ -1,0 +1,99 @@
+"""A call that has to wait at the governor: it holds no money meanwhile, and can be stopped at any time."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from app.budget.accounts import set_limit
+from app.budget.scopes import task_scope
+from app.domain.errors import BudgetExhausted
+from app.journal.events import AttemptStarted
+from app.llm.call import Parked
+from app.llm.governor.governor import GovernorLimits
+from tests.support.clock import yielded
+from tests.support.desk import Desk, call_of, open_desk
+from tests.support.provider import HAIKU, Hang, answer, status, text
+from tests.support.seeding import claimed, drift, row_of
+
+ONE = GovernorLimits(start=1, most=1)
+
+
+def in_flight(desk: Desk) -> int:
+    """Calls that have left."""
+    return sum(road.lane.concurrency.in_flight for road in desk.governor.roads())
+
+
+async def test_no_reservation_is_held_while_a_call_waits(tmp_path: Path) -> None:
+    """Only what has left, or is about to, is reserved for; the turn comes when the other call ends."""
+    hang = Hang()
+    async with open_desk(tmp_path, hang, answer(text("second")), lets=ONE) as desk:
+        first, second = await claimed(desk.store, "a"), await claimed(desk.store, "b")
+        one = asyncio.create_task(desk.ask(call_of(first)))
+        await hang.entered.wait()
+        two = asyncio.create_task(desk.ask(call_of(second)))
+        await yielded(5)
+        assert (await row_of(desk.store, "b"))["reserved_nano"] == 0
+        assert await desk.events(second, AttemptStarted) == []
+        hang.release()
+        await one
+        found, _, _ = await two
+        assert found.content == [text("second")]
+        assert in_flight(desk) == 0
+        assert await drift(desk.store) == []
+
+
+async def test_a_wait_that_is_too_long_parks_the_task(tmp_path: Path) -> None:
+    """After a 429 that names a minute the next task gives its worker's slot back, with the reason."""
+    refused = status(429, "rate_limit_error", retry_after_s=60.0)
+    async with open_desk(tmp_path, refused) as desk:
+        first, second = await claimed(desk.store, "a"), await claimed(desk.store, "b")
+        with pytest.raises(Parked, match="retry_wait"):
+            await desk.ask(call_of(first))
+        with pytest.raises(Parked, match="rate_limited"):
+            await desk.ask(call_of(second))
+        assert len(desk.provider.asked) == 1
+        assert await desk.events(second, AttemptStarted) == []
+
+
+async def test_a_cancelled_wait_books_nothing(tmp_path: Path) -> None:
+    """Nothing was reserved, so nothing is to be settled; the next call finds room."""
+    hang = Hang()
+    async with open_desk(tmp_path, hang, lets=ONE) as desk:
+        first, second = await claimed(desk.store, "a"), await claimed(desk.store, "b")
+        one = asyncio.create_task(desk.ask(call_of(first)))
+        await hang.entered.wait()
+        two = asyncio.create_task(desk.ask(call_of(second)))
+        await yielded(5)
+        two.cancel()
+        await asyncio.wait({two})
+        assert two.cancelled()
+        assert await desk.events(second, AttemptStarted) == []
+        hang.release()
+        await one
+        assert in_flight(desk) == 0
+
+
+async def test_a_call_that_cannot_be_paid_leaves_its_room_to_others(tmp_path: Path) -> None:
+    """Let in, and then refused by the budget: the room is free at once."""
+    async with open_desk(tmp_path, answer(text("ok")), lets=ONE) as desk:
+        poor, rich = await claimed(desk.store, "a"), await claimed(desk.store, "b")
+        await desk.store.write(lambda tx: set_limit(tx, task_scope("a"), 1, 80))
+        with pytest.raises(BudgetExhausted):
+            await desk.ask(call_of(poor))
+        assert in_flight(desk) == 0
+        await desk.ask(call_of(rich))
+
+
+async def test_an_interrupted_call_gives_its_room_back(tmp_path: Path) -> None:
+    """A cancel in mid-call: booked as lost, and no longer in flight."""
+    hang = Hang()
+    async with open_desk(tmp_path, hang, answer(text("ok")), lets=ONE) as desk:
+        first, second = await claimed(desk.store, "a"), await claimed(desk.store, "b")
+        one = asyncio.create_task(desk.ask(call_of(first)))
+        await hang.entered.wait()
+        one.cancel()
+        await asyncio.wait({one})
+        assert in_flight(desk) == 0
+        await desk.ask(call_of(second))
+        assert desk.provider.asked[-1].model == HAIKU
