@@ -11,6 +11,7 @@ from typing import Protocol
 from fastapi import FastAPI
 
 from app import __version__
+from app.agent.caching import Caching
 from app.agent.escalation import Ladder
 from app.agent.job import HistoryLimits
 from app.agent.loop import AgentLoop
@@ -299,6 +300,9 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         lease=lease,
         redactor=redactor,
         history_limits=HistoryLimits(settings.task_event_limit, settings.task_history_limit_bytes),
+        caching=Caching(
+            tiers.row if settings.prompt_caching else None, clock, wait_s=settings.cache_wait_s
+        ),
     )
 
 
@@ -354,7 +358,9 @@ def _defaults(settings: Settings) -> Defaults:
         task_budget_nano=nano_from_usd(settings.task_budget_usd),
         session_budget_nano=nano_from_usd(settings.session_budget_usd),
         service=service_limits(settings),
-        quote=QuoteLimits(settings.retry_attempts, settings.tool_result_limit_bytes),
+        quote=QuoteLimits(
+            settings.retry_attempts, settings.tool_result_limit_bytes, settings.prompt_caching
+        ),
         max_steps=settings.max_steps,
         max_tokens=settings.max_tokens,
         deadline_s=settings.task_deadline_s,

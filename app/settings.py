@@ -249,6 +249,14 @@ class Settings(BaseSettings):
         description="Longer outputs are streamed; so is what somebody watches with `deltas`, and what a nearly spent "
         "budget pays.",
     )
+    prompt_caching: bool = Field(
+        default=True, description="The provider caches prompts where that pays: docs/caching.md."
+    )
+    cache_wait_s: Annotated[float, Field(ge=0, le=600)] = Field(
+        10.0,
+        description="Seconds that tasks with the same system prompt and tools wait, when they come at once, until the "
+        "first has its answer.",
+    )
     tool_timeout_s: Seconds = Field(30.0, description="Seconds a tool call may take.")
     tool_result_limit_bytes: int = Field(
         65_536, ge=1_024, le=1_048_576, description="A longer tool result loses its middle."

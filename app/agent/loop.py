@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, replace
 
+from app.agent.caching import NO_CACHING, Caching
 from app.agent.classify import Classifier, due
 from app.agent.escalation import NO_LADDER, Ladder, given_up
 from app.agent.job import OVERCHARGED_END, HistoryLimits, Job, with_partial
@@ -20,7 +21,7 @@ from app.llm.answers import ToolUse, to_json
 from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.caller import Caller
 from app.llm.models import facts_of
-from app.llm.provider import ModelAnswer, ModelRequest
+from app.llm.provider import CacheMarks, ModelAnswer, ModelRequest
 from app.observe.logs import Redactor
 from app.store.persist import persist
 from app.store.port import Store, Tx
@@ -76,6 +77,7 @@ class AgentLoop:
         lease: Lease | None = None,
         redactor: Redactor | None = None,
         history_limits: HistoryLimits | None = None,
+        caching: Caching = NO_CACHING,
     ) -> None:
         self._store = store
         self._spent = SpentBudget(store, clock, cheaper)
@@ -90,11 +92,13 @@ class AgentLoop:
         self._lease = lease or Lease()
         self._redactor = redactor or Redactor()
         self._history_limits = history_limits or HistoryLimits()
+        self._caching = caching
 
     def begin_drain(self) -> None:
         """The service stops: nothing new is started, runs are handed back at their next step."""
         self._drain.begun = True
         self._caller.begin_drain()
+        self._caching.release()
 
     async def run(self, job: Job) -> Conclusion | None:
         """Work on the task until it ends.
@@ -148,28 +152,42 @@ class AgentLoop:
         self, job: Job, definitions: tuple[dict[str, object], ...]
     ) -> tuple[_Recorded, Settled]:
         transcript = job.transcript
-        call = await self._call(job, transcript, definitions)
+        async with self._caching.question(transcript, definitions, self._longest_s(job)) as asking:
+            call = await self._call(job, transcript, definitions, asking.marks)
 
-        def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
-            transcript.asked(call.prompt_tokens, asked_tokens, call.bound)
-            verdict = judge(answer, transcript, asked_tokens)
-            up = self._ladder.after(verdict, answer, transcript, asked_tokens, definitions)
-            if up is not None:
-                verdict = AskAgain("escalate")
-            return _Recorded(verdict, job, call.step, up)
+            def decide(answer: ModelAnswer, asked_tokens: int) -> _Recorded:
+                transcript.asked(call.prompt_tokens, asked_tokens, call.bound)
+                verdict = judge(answer, transcript, asked_tokens)
+                up = self._ladder.after(verdict, answer, transcript, asked_tokens, definitions)
+                if up is not None:
+                    verdict = AskAgain("escalate")
+                return _Recorded(verdict, job, call.step, up)
 
-        answer, move, settled = await self._caller.ask(call, decide)
+            answer, move, settled = await self._caller.ask(call, decide)
+            asking.answered(answer.usage, onward=not isinstance(move.verdict, Finish))
         transcript.answered(answer, move.name)
         if move.escalated is not None:
             transcript.escalate(move.escalated)
         return move, settled
 
+    def _longest_s(self, job: Job) -> float:
+        """How long a tool call of the task may take."""
+        tools = (self._tools.find(name) for name in job.claim.spec.tools)
+        longest_s = max((tool.timeout_s for tool in tools if tool is not None), default=0.0)
+        return min(longest_s, self._tool_limits.timeout_limit_s)
+
     async def _call(
-        self, job: Job, transcript: Transcript, definitions: tuple[dict[str, object], ...]
+        self,
+        job: Job,
+        transcript: Transcript,
+        definitions: tuple[dict[str, object], ...],
+        marks: CacheMarks | None = None,
     ) -> Call:
         """The next question as a call on the task's account."""
         claim = job.claim
-        request = transcript.request(definitions, stream_above=self._stream_above_tokens)
+        request = transcript.request(
+            definitions, stream_above=self._stream_above_tokens, marks=marks
+        )
         prompt_tokens, bound = await self._bounded(claim, transcript, request)
         finalize = claim.spec.on_budget is BudgetPolicy.FINALIZE and not transcript.closing
         return Call(

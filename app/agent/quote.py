@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from app.agent.classify import question
 from app.agent.transcript import TOOL_CALLS_LIMIT, enlarged_max_tokens
 from app.domain.task import BudgetPolicy, TaskSpec
-from app.llm.bound import UnboundedContent, prompt_bound, worst_case_nano
+from app.llm.bound import CacheUse, UnboundedContent, prompt_bound, worst_case_nano
 from app.llm.models import ModelFacts, facts_of
 from app.llm.pricing import PriceRow
 from app.llm.provider import JsonObject, ModelRequest
@@ -30,6 +30,8 @@ class QuoteLimits:
     attempts: int
     """Attempts of one model call; each lost one counts in full."""
     tool_result_bytes: int
+    caching: bool = False
+    """Prompts may be written to the cache, which costs more than reading them plainly."""
 
 
 def first_question(spec: TaskSpec, model: str, tools: tuple[JsonObject, ...]) -> ModelRequest:
@@ -64,8 +66,9 @@ def worst_nano(
     results = TOOL_CALLS_LIMIT * (limits.tool_result_bytes + _RESULT_TOKENS) if spec.tools else 0
     if spec.on_budget is BudgetPolicy.FINALIZE:  # any of its questions may be the closing one
         prompt = _grown(prompt, facts)
-    for _ in range(spec.max_steps):
-        total += limits.attempts * worst_case_nano(row, facts, prompt, output)
+    for left in range(spec.max_steps, 0, -1):
+        cache = _dearest_cache(spec, facts, prompt, left) if limits.caching else "none"
+        total += limits.attempts * worst_case_nano(row, facts, prompt, output, cache=cache)
         further = output * _FURTHER_CALLS_FACTOR if spec.tools else 0
         prompt = _grown(prompt + output + results + further, facts)
         # Another model counts from bytes, and an answer may have many for a token. A step up leaves out the
@@ -94,6 +97,13 @@ def likely_nano(spec: TaskSpec, row: PriceRow, tools: tuple[JsonObject, ...]) ->
         exact += prompt * rates.input + output * rates.output
         prompt = _grown(prompt + output + LIKELY_RESULT_TOKENS, facts)
     return -(-exact // 1_000_000)
+
+
+def _dearest_cache(spec: TaskSpec, facts: ModelFacts, prompt: int, steps_left: int) -> CacheUse:
+    """For how long a question may be written to the cache, at most."""
+    if prompt < facts.cache_minimum_tokens:
+        return "none"
+    return "1h" if spec.tools and steps_left > 1 else "5m"
 
 
 def _grown(prompt_tokens: int, facts: ModelFacts) -> int:

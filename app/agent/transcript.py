@@ -22,11 +22,12 @@ from app.journal.events import (
     ToolStarted,
 )
 from app.journal.journal import Recorded
-from app.llm.answers import ToolUse, parse_answer, text_of, tool_uses
+from app.llm.answers import ToolUse, parse_answer, text_of, to_json, tool_uses
 from app.llm.bound import ClosingTurn, UnboundedContent, grown_bound, prompt_bound
+from app.llm.cache_plan import CachePast, marks_of
 from app.llm.call import Tries
 from app.llm.models import facts_of
-from app.llm.provider import JsonObject, ModelAnswer, ModelRequest
+from app.llm.provider import CacheMarks, JsonObject, ModelAnswer, ModelRequest
 
 NUDGE = "You ended your turn without an answer. Please answer now, in text."
 CLOSING = (
@@ -86,6 +87,10 @@ class Transcript:
     """Attempts of the step in progress."""
     started: set[str] = field(default_factory=set)
     """Tool calls the journal knows to have begun."""
+    caching: CachePast = field(default_factory=CachePast, compare=False)
+    """What the cache holds of it, as far as its own questions tell."""
+    _encoded: list[bytes] = field(default_factory=list, compare=False, repr=False)
+    """The messages as JSON, those that have been asked with: they are encoded once."""
     _results: list[JsonObject] = field(default_factory=list)
     _order: list[str] = field(default_factory=list)
     _asked: tuple[int, int] | None = None
@@ -123,6 +128,7 @@ class Transcript:
         self._known = self._asked
         if answer.usage is not None:
             parts = [tokens for _, tokens in answer.usage.parts]
+            self.caching.answered(len(self.messages), parts[0] if len(parts) == 1 else None)
             prompt = sum(t.prompt for t in parts)
             bounded = 1 if self._asked is None else self._asked[0]
             if prompt * _TOKENS_PER_TOKEN_LIMIT >= bounded:
@@ -167,6 +173,7 @@ class Transcript:
         self.model = model
         self.max_tokens = min(self.max_tokens, facts_of(model).max_output_tokens)
         self.messages = [m for m in map(_without_thinking, self.messages) if m["content"]]
+        self.caching, self._encoded = CachePast(), []
         self._known = self._asked = None
         self.switched_at = len(self.messages)
 
@@ -199,6 +206,7 @@ class Transcript:
             self._add_user([question])
             return
         content = self.messages.pop()["content"]
+        self._encoded = self._encoded[: len(self.messages)]
         blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
         self.messages.append({"role": "user", "content": [*blocks, question]})
         self._new_blocks = [*self._new_blocks, question]  # the rest may have been counted already
@@ -240,6 +248,7 @@ class Transcript:
         asked = self.messages[-2]
         kept = [block for block in asked["content"] if block.get("id") not in extra]
         self.messages[-2:] = [{**asked, "content": kept}, {**last, "content": short}]
+        self._encoded = self._encoded[: len(self.messages) - 2]
         self._new_blocks = short
         return True
 
@@ -250,7 +259,19 @@ class Transcript:
         new_tokens = _CLOSING_TOKENS + results + 2 * facts.turn_tag_tokens
         return ClosingTurn(new_tokens, closing_max_tokens(self.spec, self.model))
 
-    def request(self, tools: tuple[JsonObject, ...], *, stream_above: int) -> ModelRequest:
+    def encoded(self) -> list[bytes]:
+        """The messages as JSON, one by one. Only what is new is encoded."""
+        known = len(self._encoded)
+        self._encoded += map(to_json, self.messages[known:])
+        return self._encoded
+
+    def request(
+        self,
+        tools: tuple[JsonObject, ...],
+        *,
+        stream_above: int,
+        marks: CacheMarks | None = None,
+    ) -> ModelRequest:
         """The next question. Above `stream_above` tokens of output it is streamed."""
         return ModelRequest(
             model=self.model,
@@ -260,6 +281,8 @@ class Transcript:
             tools=tools,
             tools_off=self.closing,
             stream=self.max_tokens > stream_above,
+            marks=marks,
+            encoded=self.encoded(),
         )
 
     def prompt_tokens(self, request: ModelRequest) -> int:
@@ -311,7 +334,9 @@ def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
     for number, entry in enumerate(history):
         match entry.event:
             case ModelAnswered(move=move, request_id=request_id):
-                transcript.answered(parse_answer(entry.body or b"", request_id), move)
+                asked = transcript.caching.asked
+                raw, ttl = entry.body or b"", "1h" if asked is None else asked.ttl
+                transcript.answered(parse_answer(raw, request_id, unsplit_writes=ttl), move)
             case ToolStarted(call_id=call_id):
                 transcript.started.add(call_id)
             case ToolFinished(call_id=call_id, is_error=is_error):
@@ -340,12 +365,20 @@ def _change_model(
             pass
 
 
+def _marks(event: AttemptStarted) -> CacheMarks | None:
+    if event.cache is None:
+        return None
+    return marks_of("1h" if event.cache == "1h" else "5m", event.cached_messages or 0)
+
+
 def _recount(transcript: Transcript, entry: Recorded) -> None:
     """Attempts that earlier runs made of the step in progress."""
     tries = transcript.tries
     match entry.event:
-        case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens, bound=bound):
-            transcript.asked(prompt_tokens, max_tokens, Bound(bound))
+        case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens) as event:
+            transcript.asked(prompt_tokens, max_tokens, Bound(event.bound))
+            if not tries.made:
+                transcript.caching.left(_marks(event), entry.at_us)
             tries.made += 1
         case TaskRetried():
             transcript.retried()

@@ -99,6 +99,10 @@ class AttemptStarted(Event):
     price_row: str
     bound: str = "proved"
     """`estimate` when the prompt was counted by the provider's estimate."""
+    cache: str | None = None
+    """How long what it caches lives: `5m` or `1h`; unset: it asks for no caching."""
+    cached_messages: int | None = None
+    """Of the conversation so many messages, from the first on; 0: system prompt and tools only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import orjson
 
 from app.llm.failures import malformed_answer
 from app.llm.provider import JsonObject, ModelAnswer
-from app.llm.usage import read_usage
+from app.llm.usage import WriteLifetime, read_usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,12 @@ class _NotAMessageError(ValueError):
     """The reason, in words."""
 
 
-def parse_answer(raw: bytes, request_id: str | None) -> ModelAnswer:
+def parse_answer(
+    raw: bytes, request_id: str | None, *, unsplit_writes: WriteLifetime = "1h"
+) -> ModelAnswer:
     """Read a message that came as one JSON document.
+
+    `unsplit_writes` is how long its cache writes live, where the report does not say.
 
     Raises:
         ModelFailure: `malformed_answer`, when `raw` is not a Messages API message.
@@ -40,10 +44,12 @@ def parse_answer(raw: bytes, request_id: str | None) -> ModelAnswer:
     except orjson.JSONDecodeError as error:
         reason = f"{len(raw)} bytes that are not JSON"
         raise malformed_answer(reason, request_id=request_id) from error
-    return answer_of(found, raw, request_id)
+    return answer_of(found, raw, request_id, unsplit_writes=unsplit_writes)
 
 
-def answer_of(message: object, raw: bytes, request_id: str | None) -> ModelAnswer:
+def answer_of(
+    message: object, raw: bytes, request_id: str | None, *, unsplit_writes: WriteLifetime = "1h"
+) -> ModelAnswer:
     """The answer in a message already parsed; `raw` is that message as JSON.
 
     Content blocks are kept as they are, those of unknown types too. A usage report that cannot be
@@ -53,7 +59,7 @@ def answer_of(message: object, raw: bytes, request_id: str | None) -> ModelAnswe
         ModelFailure: `malformed_answer`, when it is not a Messages API message.
     """
     try:
-        return _answer(message, raw, request_id)
+        return _answer(message, raw, request_id, unsplit_writes)
     except _NotAMessageError as error:
         raise malformed_answer(str(error), request_id=request_id) from error
 
@@ -81,7 +87,9 @@ def to_json(value: object) -> bytes:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _answer(message: object, raw: bytes, request_id: str | None) -> ModelAnswer:
+def _answer(
+    message: object, raw: bytes, request_id: str | None, unsplit_writes: WriteLifetime
+) -> ModelAnswer:
     if not isinstance(message, dict):
         raise _NotAMessageError("not a JSON object")
     if message.get("type") != "message":
@@ -93,7 +101,7 @@ def _answer(message: object, raw: bytes, request_id: str | None) -> ModelAnswer:
         model=model,
         content=_content(message.get("content")),
         stop_reason=_optional(message, "stop_reason", str),
-        usage=read_usage(message.get("usage"), model),
+        usage=read_usage(message.get("usage"), model, unsplit_writes=unsplit_writes),
         raw=raw,
         request_id=request_id,
         stop_details=_optional(message, "stop_details", dict),

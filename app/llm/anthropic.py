@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 import orjson
 
 from app.domain.clock import Clock, SystemClock
-from app.llm.answers import parse_answer, to_json
+from app.llm.answers import parse_answer
+from app.llm.body import counting_body, request_body
 from app.llm.failures import hide, malformed_answer, status_failure, transport_failure
-from app.llm.provider import JsonObject, ModelAnswer, ModelFailure, ModelRequest, Phase
+from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase
 from app.llm.rates import read_rates
 from app.llm.stream import MessageStream
 
@@ -108,7 +109,10 @@ class AnthropicProvider:
         """
         body = request_body(request)
         progress = request.progress
-        stream = MessageStream(None if progress is None else progress.on_text)
+        stream = MessageStream(
+            None if progress is None else progress.on_text,
+            "1h" if request.marks is None else request.marks.ttl,
+        )
         try:
             async with asyncio.timeout(request.timeout_s) as deadline:
                 return await self._attempt(body, request, stream, deadline)
@@ -172,7 +176,7 @@ class AnthropicProvider:
             raw = await _read(response, BODY_LIMIT)
             if len(raw) > BODY_LIMIT:
                 raise _too_long(stream)
-            return parse_answer(raw, stream.request_id)
+            return parse_answer(raw, stream.request_id, unsplit_writes=stream.unsplit_writes)
         finally:
             await response.aclose()
 
@@ -189,36 +193,6 @@ class AnthropicProvider:
         )
         failure.rates = read_rates(response.headers.raw)
         raise failure
-
-
-def request_body(request: ModelRequest) -> bytes:
-    """The request as the JSON body of POST /v1/messages; equal requests give equal bytes.
-
-    Raises:
-        TypeError: a message or tool is not plain JSON.
-    """
-    body: JsonObject = {"model": request.model, "max_tokens": request.max_tokens}
-    body |= _prompt(request)
-    if request.stream:
-        body["stream"] = True
-    return to_json(body)
-
-
-def counting_body(request: ModelRequest) -> bytes:
-    """The request as the JSON body of POST /v1/messages/count_tokens."""
-    return to_json({"model": request.model, **_prompt(request)})
-
-
-def _prompt(request: ModelRequest) -> JsonObject:
-    prompt: JsonObject = {}
-    if request.system is not None:
-        prompt["system"] = request.system
-    if request.tools:
-        prompt["tools"] = request.tools
-        if request.tools_off:
-            prompt["tool_choice"] = {"type": "none"}
-    prompt["messages"] = request.messages
-    return prompt
 
 
 async def _read(response: "httpx2.Response", limit: int) -> bytes:

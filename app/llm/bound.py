@@ -142,16 +142,22 @@ def closing_nano(
 
 
 def affordable_before_closing(
-    row: PriceRow, facts: ModelFacts, prompt_tokens: int, budget_nano: int, closing: ClosingTurn
+    row: PriceRow,
+    facts: ModelFacts,
+    prompt_tokens: int,
+    budget_nano: int,
+    closing: ClosingTurn,
+    *,
+    cache: CacheUse = "none",
 ) -> int:
     """The largest `max_tokens` after whose worst case the closing turn can still be paid; -1 when none is.
 
-    Found by halving: both prices only grow with the output.
+    Found by halving: both prices only grow with the output. The closing turn itself is never cached.
     """
-    low, high = -1, affordable_max_tokens(row, facts, prompt_tokens, budget_nano)
+    low, high = -1, affordable_max_tokens(row, facts, prompt_tokens, budget_nano, cache=cache)
     while low < high:
         middle = (low + high + 1) // 2
-        call = worst_case_nano(row, facts, prompt_tokens, middle)
+        call = worst_case_nano(row, facts, prompt_tokens, middle, cache=cache)
         rest = closing_nano(row, facts, prompt_tokens, middle, closing)
         if call + rest <= budget_nano:
             low = middle

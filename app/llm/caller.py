@@ -169,6 +169,7 @@ class Caller:
             # A stream that breaks off is booked by the prompt it reported; an answer in one piece, when it is
             # lost, at the whole reservation. It costs more CPU: short calls that nobody watches go without.
             stream=call.request.stream or held.tight or progress.on_text is not None,
+            marks=held.marks,
             reference=held.attempt.id,
             timeout_s=max(min(self._limits.attempt_timeout_s, left_s), 0.001),
             progress=progress,

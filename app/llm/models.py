@@ -1,6 +1,6 @@
 """What each model can do and needs: window, output limits, floors. Prices are in `pricing`.
 
-Sources: Messages API documentation (models, pricing, data residency, vision, tool use) and the
+Sources: Messages API documentation (models, pricing, prompt caching, data residency, vision, tool use) and the
 retirement dates the anthropic SDK 2.12 carries.
 """
 
@@ -28,6 +28,9 @@ class ModelFacts:
     """What the provider may add to each message: the tags that tell a model its remaining context."""
     image_tokens_limit: int = 4_784
     """The most one image can count."""
+    cache_minimum_tokens: int = 1_024
+    """A shorter prefix is not cached, whatever is asked. Unpublished for the newest families: what their
+    predecessors have; a wrong guess loses a little saving, never money."""
     retires_on: date | None = None
     """Announced last day; None when none is announced."""
     gone: bool = False
@@ -53,7 +56,7 @@ def family_of(model: str) -> str:
 _VERSION_SUFFIX = re.compile(r"([-@]\d{8}|-\d{4}-\d{2}-\d{2}|-latest)$")
 
 _UNKNOWN = ModelFacts()
-_LARGE = replace(_UNKNOWN, turn_tag_tokens=0)
+_LARGE = replace(_UNKNOWN, turn_tag_tokens=0, cache_minimum_tokens=512)
 _THINKER = replace(_LARGE, thinking_always=True, min_output_tokens=1_024)
 _TAGGED_TOKENS = 50
 _MID = ModelFacts(
@@ -87,17 +90,28 @@ _FAMILIES: dict[str, ModelFacts] = {
     "claude-mythos-preview": replace(_THINKER, retires_on=date(2026, 6, 30), gone=True),
     "claude-opus-5-5": _THINKER,
     "claude-opus-5": replace(_LARGE, tool_prompt_tokens=406),
-    "claude-opus-4-8": replace(_LARGE, tool_prompt_tokens=410),
-    "claude-opus-4-7": replace(_LARGE, tool_prompt_tokens=804),
-    "claude-opus-4-6": replace(_LARGE, tool_prompt_tokens=589, image_tokens_limit=1_568),
-    "claude-opus-4-5": _MID,
+    "claude-opus-4-8": replace(_LARGE, tool_prompt_tokens=410, cache_minimum_tokens=1_024),
+    "claude-opus-4-7": replace(_LARGE, tool_prompt_tokens=804, cache_minimum_tokens=2_048),
+    "claude-opus-4-6": replace(
+        _LARGE, tool_prompt_tokens=589, image_tokens_limit=1_568, cache_minimum_tokens=4_096
+    ),
+    "claude-opus-4-5": replace(_MID, cache_minimum_tokens=4_096),
     "claude-opus-4-1": _retired(32_000, date(2026, 8, 5)),
     "claude-opus-4-0": _retired(32_000, date(2026, 6, 15)),
     "claude-opus-4": _retired(32_000, date(2026, 6, 15)),
     "claude-sonnet-5-5": _LARGE,
-    "claude-sonnet-5": replace(_LARGE, tool_prompt_tokens=474, turn_tag_tokens=_TAGGED_TOKENS),
+    "claude-sonnet-5": replace(
+        _LARGE,
+        tool_prompt_tokens=474,
+        turn_tag_tokens=_TAGGED_TOKENS,
+        cache_minimum_tokens=1_024,
+    ),
     "claude-sonnet-4-6": replace(
-        _LARGE, tool_prompt_tokens=589, turn_tag_tokens=_TAGGED_TOKENS, image_tokens_limit=1_568
+        _LARGE,
+        tool_prompt_tokens=589,
+        turn_tag_tokens=_TAGGED_TOKENS,
+        image_tokens_limit=1_568,
+        cache_minimum_tokens=1_024,
     ),
     "claude-sonnet-4-5": replace(
         _MID, turn_tag_tokens=_TAGGED_TOKENS, retires_on=date(2026, 11, 30)
@@ -105,7 +119,7 @@ _FAMILIES: dict[str, ModelFacts] = {
     "claude-sonnet-4-0": _retired(64_000, date(2026, 6, 15)),
     "claude-sonnet-4": _retired(64_000, date(2026, 6, 15)),
     "claude-haiku-5-5": _LARGE,
-    "claude-haiku-4-5": replace(_MID, turn_tag_tokens=_TAGGED_TOKENS),
+    "claude-haiku-4-5": replace(_MID, turn_tag_tokens=_TAGGED_TOKENS, cache_minimum_tokens=4_096),
     "claude-3-7-sonnet": _retired(64_000, date(2026, 2, 19)),
     "claude-3-5-haiku": _retired(8_192, date(2026, 2, 19)),
     "claude-3-5-sonnet": _retired(8_192),

@@ -1,12 +1,12 @@
 """The port to who sells models: what is asked, what comes back, and how it can fail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from app.llm.rates import Rates
-from app.llm.usage import Usage
+from app.llm.usage import Usage, WriteLifetime
 
 JsonObject = dict[str, Any]
 
@@ -21,6 +21,19 @@ class Progress:
     """Told each piece of a stream's text as it comes: not to be relied upon before the answer is whole."""
     rates: Rates | None = None
     """What the answer's headers said of the provider's limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMarks:
+    """Where the provider is to cache the prompt. Put on when it is sent: no part of the conversation."""
+
+    ttl: WriteLifetime
+    prefix: bool
+    """Behind the system prompt, tools included; without one behind the tools."""
+    messages: tuple[int, ...] = ()
+    """Behind these messages: their places, ascending."""
+    reads: bool = field(default=False, compare=False)
+    """Something of it should be in the cache already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,10 @@ class ModelRequest:
     timeout_s: float = 600.0
     reference: str | None = None
     """Our name for this attempt; sent along, so that both sides' records can be matched."""
+    marks: CacheMarks | None = None
+    """Where it is cached; None asks for no caching."""
+    encoded: Sequence[bytes] = field(default=(), compare=False, repr=False)
+    """`messages` as JSON, one by one, where they are encoded already."""
     progress: Progress | None = field(default=None, compare=False)
     """Where to note what is known of an attempt that the caller gives up."""
 

@@ -16,15 +16,17 @@ from app.journal.events import AttemptStarted, ReservationWaited
 from app.journal.journal import append, fence
 from app.llm.booking import book_unsent
 from app.llm.bound import (
+    CacheUse,
     affordable_before_closing,
     affordable_max_tokens,
     closing_nano,
     worst_case_nano,
 )
+from app.llm.cache_plan import tail_of
 from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.models import facts_of
 from app.llm.pricing import PriceBook, PriceRow, UnknownModel
-from app.llm.provider import ModelFailure, Phase
+from app.llm.provider import CacheMarks, ModelFailure, Phase
 from app.store.persist import shielded
 from app.store.port import Store, Tx
 
@@ -50,6 +52,8 @@ class Held:
     """Where others may wait for its end."""
     tight: bool = False
     """Were all of it lost, what is left would not pay for the same again."""
+    marks: CacheMarks | None = None
+    """What the reservation pays of the planned caching: all or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class _Taken:
     amount_nano: int
     scopes: tuple[Scope, ...]
     tight: bool
+    marks: CacheMarks | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +134,7 @@ class Reserver:
                 continue
             self._turns.leave(call.subject.task_id)
             taken = result.max_tokens, result.amount_nano, day, result.scopes, result.tight
-            return Held(attempt, *taken)
+            return Held(attempt, *taken, result.marks)
 
     def lacks(self, call: Call, spent: BudgetExhausted) -> BudgetExhausted | None:
         """None when what is left of the spent budget pays for this call in its smallest form; else what it needs."""
@@ -194,8 +199,9 @@ def _reservation(
         fence(tx, call.subject, starting=True)
         stands = balances(tx, call.payer, service)
         tightest = min(stands, key=lambda b: b.unspent_nano)
-        tokens = _affordable(call, row, tightest)
-        amount = worst_case_nano(row, facts_of(row.model), call.prompt_tokens, tokens)
+        tokens, marks = _affordable(call, row, tightest)
+        cache = cache_use(marks)
+        amount = worst_case_nano(row, facts_of(row.model), call.prompt_tokens, tokens, cache=cache)
         for held in stands:
             if held.free_nano < amount:
                 if announce:
@@ -204,34 +210,57 @@ def _reservation(
         scopes = tuple(held.scope for held in stands)
         short = reserve(tx, attempt, scopes, amount)
         assert short is None, f"{short} changed inside a transaction"  # noqa: S101
-        append(tx, call.subject, _started(call, attempt, tokens, amount))
-        return _Taken(tokens, amount, scopes, tightest.unspent_nano < 2 * amount)
+        append(tx, call.subject, _started(call, attempt, tokens, amount, marks))
+        return _Taken(tokens, amount, scopes, tightest.unspent_nano < 2 * amount, marks)
 
     return op
 
 
-def _affordable(call: Call, row: PriceRow, tightest: Balance) -> int:
-    """The output that the tightest budget pays, what is held back for a closing turn left aside.
+def _affordable(call: Call, row: PriceRow, tightest: Balance) -> tuple[int, CacheMarks | None]:
+    """The output that the tightest budget pays, what is held back for a closing turn left aside; and the caching.
+
+    A cached prompt is reserved at the price of writing it. Where the budget does not pay for the whole output
+    then, it is cached only if that costs no more than half of the output: what is read makes up for it.
 
     Raises:
         BudgetExhausted: less than a minimal call.
     """
-    facts, prompt, closing = facts_of(row.model), call.prompt_tokens, call.closing
     floor = min(call.min_tokens, call.request.max_tokens)
-    unspent = max(tightest.unspent_nano, 0)
-    if closing is None:
-        affordable = affordable_max_tokens(row, facts, prompt, unspent)
-    else:
-        affordable = affordable_before_closing(row, facts, prompt, unspent, closing)
-    if affordable >= floor:
-        return min(call.request.max_tokens, affordable)
+    unspent, wish, marks = (
+        max(tightest.unspent_nano, 0),
+        call.request.max_tokens,
+        call.request.marks,
+    )
+    plain = _output(call, row, unspent, "none")
+    if marks is not None:
+        cached = _output(call, row, unspent, marks.ttl)
+        enough = cached >= wish or (marks.reads and cached * 2 >= min(plain, wish))
+        if cached >= floor and enough:
+            return min(wish, cached), marks
+    if plain >= floor:
+        return min(wish, plain), None
+    facts, prompt, closing = facts_of(row.model), call.prompt_tokens, call.closing
     needed = worst_case_nano(row, facts, prompt, floor)
     if closing is not None:
         needed += closing_nano(row, facts, prompt, floor, closing)
     raise tightest.exhausted(needed)
 
 
-def _started(call: Call, attempt: Attempt, max_tokens: int, amount_nano: int) -> AttemptStarted:
+def _output(call: Call, row: PriceRow, unspent_nano: int, cache: CacheUse) -> int:
+    facts, prompt, closing = facts_of(row.model), call.prompt_tokens, call.closing
+    if closing is None:
+        return affordable_max_tokens(row, facts, prompt, unspent_nano, cache=cache)
+    return affordable_before_closing(row, facts, prompt, unspent_nano, closing, cache=cache)
+
+
+def cache_use(marks: CacheMarks | None) -> CacheUse:
+    """The longest lifetime that is asked for."""
+    return "none" if marks is None else marks.ttl
+
+
+def _started(
+    call: Call, attempt: Attempt, max_tokens: int, amount_nano: int, marks: CacheMarks | None
+) -> AttemptStarted:
     return AttemptStarted(
         step=attempt.step,
         attempt=attempt.attempt,
@@ -241,6 +270,8 @@ def _started(call: Call, attempt: Attempt, max_tokens: int, amount_nano: int) ->
         reserved_nano=amount_nano,
         price_row=attempt.price_row,
         bound=attempt.bound,
+        cache=None if marks is None else marks.ttl,
+        cached_messages=None if marks is None else tail_of(marks),
     )
 
 

@@ -9,7 +9,7 @@ import orjson
 from app.llm.answers import answer_of, to_json
 from app.llm.failures import cut_stream, malformed_answer, stream_failure
 from app.llm.provider import JsonObject, ModelAnswer, ModelFailure
-from app.llm.usage import Usage, read_usage
+from app.llm.usage import Usage, WriteLifetime, read_usage
 
 _BOM = b"\xef\xbb\xbf"
 _PIECES = {"text_delta": "text", "thinking_delta": "thinking", "input_json_delta": "partial_json"}
@@ -96,7 +96,13 @@ class MessageStream:
     `on_text` is told each piece of text.
     """
 
-    def __init__(self, on_text: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        on_text: Callable[[str], None] | None = None,
+        unsplit_writes: WriteLifetime = "1h",
+    ) -> None:
+        self.unsplit_writes = unsplit_writes
+        """How long cache writes live that the report does not split."""
         self.request_id: str | None = None
         self.complete = False
         """`message_stop` has come; whatever follows it is ignored."""
@@ -116,7 +122,8 @@ class MessageStream:
         """What the stream has reported. Before the end, input is real and output a lower bound."""
         if self._message is None:
             return None
-        return read_usage(self._message.get("usage"), self._message["model"])
+        reported, model = self._message.get("usage"), self._message["model"]
+        return read_usage(reported, model, unsplit_writes=self.unsplit_writes)
 
     def answer(self) -> ModelAnswer:
         """The complete message; `raw` is our own encoding of it, with the stream's order of keys."""
@@ -124,7 +131,8 @@ class MessageStream:
             raise cut_stream(request_id=self.request_id, usage_so_far=self.usage_so_far())
         content = [self._blocks[index].whole() for index in sorted(self._blocks)]
         message = {**self._message, "content": content}
-        return answer_of(message, to_json(message), self.request_id)
+        raw, unsplit = to_json(message), self.unsplit_writes
+        return answer_of(message, raw, self.request_id, unsplit_writes=unsplit)
 
     def _take(self, name: bytes, event: JsonObject) -> None:
         kind = event.get("type")

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from app.llm.answers import text_of
-from app.llm.anthropic import BODY_LIMIT, ERROR_BODY_LIMIT, AnthropicProvider, request_body
+from app.llm.anthropic import BODY_LIMIT, ERROR_BODY_LIMIT, AnthropicProvider
+from app.llm.body import request_body
 from app.llm.provider import ModelFailure, ModelRequest, Phase, Provider
 from app.llm.usage import Tokens
 from tests.support.wire import Then, Wire, chunk, event, json_reply, reply, stream_head

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextvars import Context
 from functools import cache
+from typing import Any
 
 import httpx2
 import orjson
@@ -107,11 +108,20 @@ async def _answered(nature: Nature, request: httpx2.Request, delay_s: float) -> 
 
 
 def _note_messages(nature: Nature, request: httpx2.Request) -> None:
-    """Take down what was asked, byte for byte."""
+    """Take down what was asked, byte for byte; cache markers, which are no part of it, left aside."""
     messages = orjson.loads(request.content)["messages"]
     if orjson.dumps(messages) not in request.content:
         nature.violations.append("a request is not encoded as it is compared")
-    nature.asked[request.headers[REFERENCE_HEADER]] = [orjson.dumps(one) for one in messages]
+    plain = [orjson.dumps(_unmarked(message)) for message in messages]
+    nature.asked[request.headers[REFERENCE_HEADER]] = plain
+
+
+def _unmarked(message: dict[str, Any]) -> dict[str, Any]:
+    """The message in blocks, which text alone is short for, without markers."""
+    content = message["content"]
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    bare = [{k: v for k, v in block.items() if k != "cache_control"} for block in blocks]
+    return {**message, "content": bare}
 
 
 class _Body(httpx2.AsyncByteStream):

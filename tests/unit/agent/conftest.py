@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.agent.caching import NO_CACHING, Caching
 from app.agent.escalation import NO_LADDER, Ladder
 from app.agent.job import Job
 from app.agent.loop import AgentLoop
@@ -15,12 +16,14 @@ from app.agent.spent import Cheaper, no_cheaper
 from app.agent.transcript import Transcript, rebuild
 from app.domain.task import Claim, Conclusion
 from app.journal.journal import read_all
+from app.llm.pricing import PriceRow
 from app.queue import verbs
 from app.store.port import Tx
 from app.tools.port import Tool
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
-from tests.support.desk import Desk, open_desk
+from tests.support.clock import FakeClock
+from tests.support.desk import Desk, open_desk, prices
 from tests.support.probe import ANYTHING, Probe
 from tests.support.provider import Line
 from tests.support.seeding import claim_now, claimed, payer_of
@@ -66,13 +69,22 @@ class Studio:
 OpenStudio = Callable[..., Any]
 
 
+def row(model: str) -> PriceRow:
+    """Its prices on the day of every test."""
+    return prices().row(model, FakeClock.today())
+
+
 @pytest.fixture
 def open_studio(tmp_path: Path) -> OpenStudio:
     """Opens a studio whose provider will say the given script."""
 
     @asynccontextmanager
     async def make(
-        *script: Line, cheaper: Cheaper = no_cheaper, ladder: Ladder = NO_LADDER, **options: Any
+        *script: Line,
+        cheaper: Cheaper = no_cheaper,
+        ladder: Ladder = NO_LADDER,
+        cached: bool = False,
+        **options: Any,
     ) -> AsyncIterator[Studio]:
         probe, safe = Probe(), Probe()
         tools = ToolRegistry(
@@ -97,6 +109,7 @@ def open_studio(tmp_path: Path) -> OpenStudio:
                 stream_above_tokens=8_192,
                 cheaper=cheaper,
                 ladder=ladder,
+                caching=Caching(row, desk.clock) if cached else NO_CACHING,
             )
             yield Studio(desk, loop, probe, safe)
         tools.close()

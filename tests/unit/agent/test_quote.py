@@ -129,3 +129,17 @@ def test_what_is_likely_is_less_than_the_worst(
     """A guess, but never above the bound and never nothing."""
     task = asked(model, max_steps=steps, max_tokens=tokens, tools=("probe",) if tooled else ())
     assert 0 < likely_nano(task, BOOK.row(model, AT), tools_of(task)) < worst(task)
+
+
+def test_what_may_be_cached_is_quoted_at_the_price_of_writing() -> None:
+    """An hour's write for a loop, five minutes' for a single call; nothing for what is too short to be cached."""
+    caching = replace(LIMITS, caching=True)
+    long = asked(max_steps=1, max_tokens=100, text="a" * 1_000)
+    prompt = first_prompt_tokens(long, long.model, ())
+    row, facts = BOOK.row(long.model, AT), facts_of(long.model)
+    written = worst_case_nano(row, facts, prompt, 100, cache="5m")
+    assert worst(long, caching) == LIMITS.attempts * written
+    loop = asked(max_steps=2, max_tokens=100, text="a" * 1_000, tools=("probe",))
+    assert worst(loop, caching) > worst(loop)
+    short = asked(max_steps=1, max_tokens=100, text="Say hello.")
+    assert worst(short, caching) == worst(short)

@@ -20,7 +20,7 @@ from app.journal.events import (
     ToolFinished,
 )
 from app.journal.journal import Recorded
-from app.llm.anthropic import request_body
+from app.llm.body import request_body
 from app.llm.bound import closing_nano, prompt_bound, worst_case_nano
 from app.llm.models import facts_of
 from app.llm.pricing import PriceBook

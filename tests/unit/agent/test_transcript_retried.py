@@ -19,7 +19,7 @@ from app.journal.events import (
     ToolStarted,
 )
 from app.journal.journal import Recorded
-from app.llm.anthropic import request_body
+from app.llm.body import request_body
 from app.llm.bound import UnboundedContent, prompt_bound
 from app.llm.models import facts_of
 from app.llm.provider import ModelAnswer

@@ -8,7 +8,18 @@ import pytest
 from app.journal.events import EVENTS
 
 WORDS = {
-    *("bound", "by", "complexity", "decision", "error_type", "kind", "move", "outcome", "phase"),
+    *(
+        "bound",
+        "by",
+        "cache",
+        "complexity",
+        "decision",
+        "error_type",
+        "kind",
+        "move",
+        "outcome",
+        "phase",
+    ),
     *("reason", "scope", "status", "stop_reason", "why"),
     *("model", "simple_model", "medium_model", "complex_model", "from_model", "to_model"),
     *("call_id", "price_row", "request_id", "scope_id", "signals", "tools", "worker"),

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from app.llm.answers import parse_answer, text_of, tool_uses
-from app.llm.anthropic import request_body
+from app.llm.body import request_body
 from app.llm.failures import status_failure
 from app.llm.provider import ModelAnswer, ModelRequest, Phase
 from app.llm.stream import MessageStream
