@@ -1,6 +1,7 @@
 """What a tool is: made by hand, or from a function's signature."""
 
 import functools
+import re
 from collections.abc import Callable
 from datetime import date
 from enum import StrEnum
@@ -264,6 +265,11 @@ def partly(x: int, key: str) -> str:
     return f"{x}{key}"
 
 
+def _readable(value: object) -> str:
+    """Without addresses: tests have the same names in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+
+
 @pytest.mark.parametrize(
     ("fn", "message"),
     [
@@ -277,7 +283,7 @@ def partly(x: int, key: str) -> str:
         (lambda: None, "the name must be"),
         (functools.partial(partly, key="hidden"), "wrap it in a function"),
     ],
-    ids=str,
+    ids=_readable,
 )
 def test_functions_that_make_no_tool(fn: Any, message: str) -> None:
     """A signature a model could not call is refused when the tool is made."""
@@ -305,7 +311,7 @@ async def _coroutine(values: dict[str, Any]) -> str:
         ({"timeout_s": float("inf")}, "timeout_s"),
         ({"run": _coroutine, "inline": True}, "inline"),
     ],
-    ids=str,
+    ids=_readable,
 )
 def test_tools_that_contradict_themselves(options: dict[str, Any], message: str) -> None:
     """Name, schema, timeout and mode are judged when the tool is made."""
