@@ -2,8 +2,8 @@
 
     python -m bench.bare URL default|aiohttp asyncio|uvloop
 
-Reads lines `w1 1000 100` (what, how many tasks, how many at a time) and answers each with `done` when the tasks have
-ended.
+Reads lines `w1 1000 100` (what, how many tasks, how many at a time) and answers each with `done 0` when the tasks have
+ended: so many of them have failed.
 """
 
 import asyncio
@@ -46,16 +46,21 @@ async def run_task(client: AsyncAnthropic, tools: list[dict[str, object]]) -> st
         messages.append({"role": "user", "content": results})
 
 
-async def run_tasks(client: AsyncAnthropic, what: str, count: int, at_a_time: int) -> None:
-    """`count` tasks, `at_a_time` side by side."""
+async def run_tasks(client: AsyncAnthropic, what: str, count: int, at_a_time: int) -> int:
+    """`count` tasks, `at_a_time` side by side; how many of them failed."""
     tools = _TOOLS if what == "w2" else []
-    waiting = iter(range(count))
+    waiting, failed = iter(range(count)), 0
 
     async def work(numbers: Iterator[int]) -> None:
+        nonlocal failed
         for _ in numbers:
-            await run_task(client, tools)
+            try:
+                await run_task(client, tools)
+            except anthropic.APIError:
+                failed += 1
 
     await asyncio.gather(*(work(waiting) for _ in range(at_a_time)))
+    return failed
 
 
 async def _main(url: str, transport: str) -> None:
@@ -66,8 +71,8 @@ async def _main(url: str, transport: str) -> None:
         loop = asyncio.get_running_loop()
         while command := await loop.run_in_executor(None, sys.stdin.readline):
             what, count, at_a_time = command.split()
-            await run_tasks(client, what, int(count), int(at_a_time))
-            sys.stdout.write("done\n")
+            failed = await run_tasks(client, what, int(count), int(at_a_time))
+            sys.stdout.write(f"done {failed}\n")
             sys.stdout.flush()
 
 

@@ -12,8 +12,8 @@ from bench.process import ROOT, child, line, tell
 from bench.service import serving
 from bench.workload import submission
 
-Run = Callable[[str, int], Awaitable[None]]
-"""Run so many tasks of a workload to their ends."""
+Run = Callable[[str, int], Awaitable[int]]
+"""Run so many tasks of a workload to their ends; how many failed."""
 SERVICE = "service"
 BASELINE = "bare, default transport"
 _BARE = {
@@ -46,8 +46,9 @@ async def contender(
     if name == SERVICE:
         async with serving(url, workers=at_a_time) as service:
 
-            async def submit(what: str, count: int) -> None:
+            async def submit(what: str, count: int) -> int:
                 await service.run(submission(what), count)
+                return 0
 
             yield service.pid, submit
         return
@@ -58,9 +59,9 @@ async def contender(
     async with child(*arguments, folder=folder, python=python, **_SILENT) as process:
         await line(process)
 
-        async def order(what: str, count: int) -> None:
+        async def order(what: str, count: int) -> int:
             await tell(process, f"{what} {count} {at_a_time}".encode())
-            await line(process)
+            return int((await line(process)).split()[1])
 
         yield process.pid, order
 

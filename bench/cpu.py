@@ -12,7 +12,7 @@ from time import monotonic
 
 from bench.contenders import Run, contender, in_turn
 from bench.noise import spin_s
-from bench.process import cpu_s
+from bench.process import ChildFailedError, cpu_s
 from bench.workload import CONCURRENCY, STEPS, WORKLOADS
 
 
@@ -54,7 +54,7 @@ async def measure(
             say(f"round {number + 1}/{plan.rounds}: {name}")
             async with contender(name, url, folder, CONCURRENCY) as (pid, run):
                 for what in WORKLOADS:
-                    await run(what, plan.warm_up)
+                    await _all_of_them(run, what, plan.warm_up)
                 for what, count in plan.tasks.items():
                     readings.append(await _reading(name, what, count, pid, run, upstream.pid))
     _collect(samples, readings)
@@ -75,7 +75,7 @@ async def _reading(
     name: str, what: str, count: int, pid: int, run: Run, upstream_pid: int
 ) -> _Reading:
     upstream_s, used_s, began_s = cpu_s(upstream_pid), cpu_s(pid), monotonic()
-    await run(what, count)
+    await _all_of_them(run, what, count)
     wall_s, used_s = monotonic() - began_s, cpu_s(pid) - used_s
     upstream_s = cpu_s(upstream_pid) - upstream_s
     return _Reading(
@@ -86,6 +86,12 @@ async def _reading(
         spin_s(),
         upstream_s / (count * STEPS[what]) * 1e6,
     )
+
+
+async def _all_of_them(run: Run, what: str, count: int) -> None:
+    if failed := await run(what, count):
+        message = f"{failed} of {count} tasks failed"
+        raise ChildFailedError(message)
 
 
 def _collect(samples: Samples, readings: list[_Reading]) -> None:

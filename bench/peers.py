@@ -10,6 +10,7 @@ import importlib
 import itertools
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from app.tools.builtin.calculator import calculate
@@ -81,17 +82,18 @@ def pydantic_ai(url: str, tools: list[Any]) -> Ask:
 _LIBRARIES = {"agno": agno, "langchain": langchain, "pydantic_ai": pydantic_ai}
 
 
-async def _run(ask: Ask, count: int, at_a_time: int) -> None:
-    numbers = itertools.repeat(None, count)
+async def _run(ask: Ask, count: int, at_a_time: int) -> int:
+    """How many of the tasks failed."""
+    numbers, answered = itertools.repeat(None, count), 0
 
     async def work() -> None:
+        nonlocal answered
         for _ in numbers:
-            answer = await ask()
-            if "Supervised learning" not in answer:
-                message = f"not the answer: {answer[:200]!r}"
-                raise RuntimeError(message)
+            with suppress(Exception):  # whatever the library raises
+                answered += "Supervised learning" in await ask()
 
     await asyncio.gather(*(work() for _ in range(at_a_time)))
+    return count - answered
 
 
 async def _main(url: str, library: str) -> None:
@@ -102,8 +104,8 @@ async def _main(url: str, library: str) -> None:
     loop = asyncio.get_running_loop()
     while command := await loop.run_in_executor(None, sys.stdin.readline):
         what, count, at_a_time = command.split()
-        await _run(agents[what], int(count), int(at_a_time))
-        sys.stdout.write("done\n")
+        failed = await _run(agents[what], int(count), int(at_a_time))
+        sys.stdout.write(f"done {failed}\n")
         sys.stdout.flush()
 
 

@@ -128,8 +128,8 @@ def _crowd(found: list[Crowd]) -> list[str]:
     base = [one.wall_s for one in of(BASELINE)]
     lines = [
         "",
-        f"W3: as W2, {CROWD} in flight, 200 ms a model call, no failures",
-        f"  {'':34}{'wall s':24}{'ratio':22}{'CPU ms per task':24}peak MB",
+        f"W3: as W2, {CROWD} in flight, 200 ms a model call",
+        f"  {'':34}{'wall s':24}{'ratio':22}{'CPU ms per task':24}peak MB  failed",
     ]
     for name in dict.fromkeys(one.name for one in found):
         own = of(name)
@@ -137,7 +137,7 @@ def _crowd(found: list[Crowd]) -> list[str]:
         cpu = _shown(Spread.of(one.cpu_ms for one in own), 2)
         peak_mb = max(one.peak_mb for one in own)
         lines.append(
-            f"  {name:34}{_shown(Spread.of(wall_s), 1):24}{_shown(ratios(wall_s, base), 2):22}{cpu:24}{peak_mb:.0f}"
+            f"  {name:34}{_shown(Spread.of(wall_s), 1):24}{_shown(ratios(wall_s, base), 2):22}{cpu:24}{peak_mb:<9.0f}{sum(one.failed for one in own)}"
         )
     ours = of(SERVICE)
     wall = ratios([one.wall_s for one in ours], base).median
