@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fastapi import FastAPI
 
@@ -49,7 +49,6 @@ from app.settings import Role, Settings, unknown_variables
 from app.simulator.core import Simulator
 from app.simulator.server import RunningServer, start
 from app.store.port import ListenedStore
-from app.store.postgres import PostgresStore
 from app.store.space import DiskSpace
 from app.store.sqlite import SqliteStore
 from app.store.timely import TimelyStore
@@ -58,6 +57,9 @@ from app.tools.run import ToolLimits
 from app.worker.housekeeper import Housekeeper
 from app.worker.keeper import LeaseKeeper, LeaseTerms
 from app.worker.pool import WorkerPool
+
+if TYPE_CHECKING:
+    from app.store.postgres import PostgresStore
 
 API_STORE_LIMIT_S = 20.0
 """How long a request waits for a store that may be far away."""
@@ -221,10 +223,11 @@ def _queue(
     lease: Lease,
     space: DiskSpace,
 ) -> Queue:
-    if isinstance(store, PostgresStore):
+    shared = _shared(settings, store)
+    if shared is not None:
         from app.replica import shared_queue  # noqa: PLC0415  (the dispatcher, where it is used)
 
-        return shared_queue(settings, role, store, clock, lease)
+        return shared_queue(settings, role, shared, clock, lease)
     return EmbeddedQueue(
         store,
         clock,
@@ -239,11 +242,21 @@ def _queue(
 def _ears(
     settings: Settings, store: ListenedStore, services: Services, pool: WorkerPool
 ) -> Ears | None:
-    if not isinstance(store, PostgresStore):
+    shared = _shared(settings, store)
+    if shared is None:
         return None  # nobody else writes
     from app.replica import ears_on  # noqa: PLC0415
 
-    return ears_on(settings, store, services.feed, pool, services.turns, services.clock)
+    return ears_on(settings, shared, services.feed, pool, services.turns, services.clock)
+
+
+def _shared(settings: Settings, store: ListenedStore) -> "PostgresStore | None":
+    """The store, if other processes may share it."""
+    if settings.database_url is None:
+        return None
+    from app.store.postgres import PostgresStore  # noqa: PLC0415  (the driver, where it is used)
+
+    return store if isinstance(store, PostgresStore) else None
 
 
 async def _no_log() -> bool:

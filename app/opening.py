@@ -11,7 +11,6 @@ from app.llm.provider import Provider
 from app.settings import Settings, SettingsError, variable
 from app.simulator.server import RunningServer
 from app.store.port import ListenedStore
-from app.store.postgres import PostgresStore
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME
 from app.tools.builtin import builtin_tools
@@ -39,6 +38,8 @@ def store_beside(settings: Settings, *, make: bool) -> ListenedStore:
         StoreError: there is none, or the data directory or its database cannot be used.
     """
     if settings.database_url is not None:
+        from app.store.postgres import PostgresStore  # noqa: PLC0415  (the driver, where it is used)
+
         return PostgresStore(settings.database_url.get_secret_value(), make=make)
     path = settings.data_dir / DATABASE_NAME
     if not make and not path.is_file():

@@ -5,6 +5,8 @@ import json
 import os
 import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -249,3 +251,10 @@ async def test_healthcheck(tmp_path: Path) -> None:
         assert (left.code, left.out, left.err) == (0, "", "")
     finally:
         await child.kill()
+
+
+def test_what_only_replicas_need_is_loaded_by_replicas() -> None:
+    """The driver of PostgreSQL and the dispatcher take 40 MB: on SQLite they stay on the disk."""
+    code = "import sys, app.server; print({'psycopg', 'sqlalchemy', 'dbos'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    assert done.stdout.strip() == "set()"
