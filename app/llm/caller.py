@@ -210,6 +210,10 @@ class Caller:
             )
         raise self._sat_out(call, wait_s)
 
+    def _is_down(self, model: str) -> bool:
+        """The upstream fails nearly everybody, by what retries or all calls have met."""
+        return self._retries.drained(model) or self._governor.outage_s(model) is not None
+
     def _sat_out(self, call: Call, wait_s: float) -> Parked:
         self._retries.line_up(call.request.model, call.subject.task_id, wait_s)
         return Parked("upstream_outage", self._clock.now_us() + int(wait_s * US_PER_S))
@@ -276,7 +280,7 @@ class Caller:
             elapsed_s=now_s - tries.failing_since_s,
             left_s=call.deadline_s - now_s,
             limits=self._limits.retry,
-            outage_s=self._retries.pause_s(model) if self._retries.drained(model) else None,
+            outage_s=self._retries.pause_s(model) if self._is_down(model) else None,
         )
         cost = self._broken_off(failure, held)
         overcharged = cost is not None and cost.nano > held.amount_nano

@@ -65,6 +65,11 @@ class Bucket:
             least = remaining - self.slack - self.in_flight
             self._level = min(max(self.level(now_s), least), most, self.burst)
 
+    def emptied(self, amount: float, wait_s: float, now_s: float) -> None:
+        """Refused for want of room: in `wait_s` there is room for `amount`, and for no more."""
+        if self.limit:
+            self._level = min(self.level(now_s), amount - self.limit * wait_s / _MINUTE_S)
+
     def overrun(self) -> None:
         """Refused although there should have been room: the provider counts in shorter intervals than a minute."""
         self.burst = max(self.burst / 2, self.limit / _MINUTE_S, 1.0)

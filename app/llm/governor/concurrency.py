@@ -6,12 +6,23 @@ limits": sharp growth of usage is refused, ramp up slowly.
 """
 
 _IDLE_S = 60.0
+_BRAKE_S = 1.0
 
 
 class Concurrency:
     """Additive increase, multiplicative decrease. Calls carry the `epoch` in which they left."""
 
-    __slots__ = ("_last_s", "_steep_below", "epoch", "in_flight", "limit", "most", "start")
+    __slots__ = (
+        "_brake_limit",
+        "_brake_s",
+        "_last_s",
+        "_steep_below",
+        "epoch",
+        "in_flight",
+        "limit",
+        "most",
+        "start",
+    )
 
     def __init__(self, *, start: int, most: int) -> None:
         self.start = float(min(start, most))
@@ -22,6 +33,9 @@ class Concurrency:
         """Grows with each decrease: trouble of calls that left before it is old news."""
         self._steep_below = self.most
         self._last_s = 0.0
+        self._brake_s: float | None = None
+        """After an outage: when the limit may double again."""
+        self._brake_limit = 0.0
 
     @property
     def free(self) -> int:
@@ -40,9 +54,9 @@ class Concurrency:
         self.in_flight -= 1
         self._last_s = now_s
 
-    def answered(self) -> None:
+    def answered(self, now_s: float) -> None:
         """The provider kept up. Call it before `leave`."""
-        if self.in_flight * 2 < self.limit:
+        if self.in_flight * 2 < self.limit or self._braked(now_s):
             return
         step = 1.0 if self.limit < self._steep_below else 1.0 / self.limit
         self.limit = min(self.limit + step, self.most)
@@ -55,8 +69,19 @@ class Concurrency:
         self.limit = self._steep_below = max(min(self.limit, self.in_flight) / 2, 1.0)
         return True
 
-    def restart(self, limit: float) -> None:
-        """After an outage: begin small, and double up to half of what was."""
+    def restart(self, limit: float, now_s: float) -> None:
+        """After an outage: begin small, and double up to half of what was, once a second at most."""
+        self._brake_s, self._brake_limit = now_s + _BRAKE_S, 2 * limit
         self.epoch += 1
         self._steep_below = max(self.limit / 2, limit)
         self.limit = min(limit, self.most)
+
+    def _braked(self, now_s: float) -> bool:
+        """Short calls would double it many times a second, before a provider that comes back has said a word of it."""
+        if self._brake_s is None or self.limit < self._brake_limit:
+            return False
+        if now_s < self._brake_s:
+            return True
+        self._brake_s = None if self.limit >= self._steep_below else now_s + _BRAKE_S
+        self._brake_limit = 2 * self.limit
+        return False

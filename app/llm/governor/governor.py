@@ -223,11 +223,11 @@ class Governor:
         road.lane.heard(told, self.now_s())
         self.moved(road)
 
-    def outage_s(self, model: str) -> float:
-        """For how long the model has been out of reach; 0: it is not, as far as is known."""
+    def outage_s(self, model: str) -> float | None:
+        """For how long the model has been out of reach; None: it is not, as far as is known."""
         road = self._by_model.get(model)
         opened_s = None if road is None else road.lane.breaker.opened_s
-        return 0.0 if opened_s is None else self.now_s() - opened_s
+        return None if opened_s is None else self.now_s() - opened_s
 
     def roads(self) -> Iterator[_Road]:
         """Every pool that was asked for, for reports."""

@@ -160,9 +160,9 @@ class Lane:
         self, charge: Charge, now_s: float, usage: Usage | None, rates: Rates | None
     ) -> None:
         """It came through."""
-        self.concurrency.answered()
+        self.concurrency.answered(now_s)
         if self.breaker.succeeded(now_s, probe=charge.probe):
-            self.concurrency.restart(RECOVERY_START)
+            self.concurrency.restart(RECOVERY_START, now_s)
         self._unnamed_wait_s = UNNAMED_WAIT_S
         tokens, output = charge.input, charge.output
         if usage is not None:
@@ -199,6 +199,8 @@ class Lane:
         self._end(charge, now_s, 0.0 if free else 1.0, tokens, output)
         if rates is not None:
             self._told(rates, now_s)
+            if verdict is Verdict.LIMITED and failure.retry_after_s is not None:
+                self._emptied(charge, rates, failure.retry_after_s, now_s)
         return told
 
     def block(self, now_s: float, wait_s: float) -> None:
@@ -248,7 +250,7 @@ class Lane:
 
     def _is_up(self, charge: Charge, now_s: float) -> None:
         if self.breaker.succeeded(now_s, probe=charge.probe):
-            self.concurrency.restart(RECOVERY_START)
+            self.concurrency.restart(RECOVERY_START, now_s)
 
     def _end(
         self, charge: Charge, now_s: float, requests: float, tokens: float, output: float
@@ -258,6 +260,15 @@ class Lane:
         self.input.settle(charge.input, tokens)
         self.output.settle(charge.output, output)
         self.tokens.settle(charge.input + charge.output, tokens + output)
+
+    def _emptied(self, charge: Charge, rates: Rates, wait_s: float, now_s: float) -> None:
+        """What is told of an overdrawn bucket is that nothing remains; how much is lacking, `retry-after` says."""
+        left, tokens, output = rates.values[1::2], charge.input, charge.output
+        costs = (1.0, tokens, output, tokens + output)
+        buckets = (self.requests, self.input, self.output, self.tokens)
+        for bucket, remaining, cost in zip(buckets, left, costs, strict=True):
+            if 0 <= remaining <= bucket.slack:
+                bucket.emptied(cost, wait_s, now_s)
 
     def _told(self, rates: Rates, now_s: float) -> None:
         said = rates.values

@@ -13,7 +13,7 @@ def rounds(limit: Concurrency, count: int, now_s: float = 0.0) -> list[int]:
         for _ in range(calls):
             limit.enter(now_s)
         for _ in range(calls):
-            limit.answered()
+            limit.answered(now_s)
             limit.leave(now_s)
         found.append(int(limit.limit))
     return found
@@ -33,7 +33,7 @@ def test_it_does_not_grow_while_it_is_not_used():
     idle = Concurrency(start=10, most=1_000)
     for _ in range(100):
         idle.enter(0.0)
-        idle.answered()
+        idle.answered(0.0)
         idle.leave(0.0)
     assert idle.limit == 10
 
@@ -80,8 +80,20 @@ def test_after_a_long_silence_it_begins_anew():
 def test_an_outage_that_ended_is_not_stormed():
     """Two at first, then twice as many with each round up to half of what was, then slowly."""
     back = Concurrency(start=64, most=1_000)
-    back.restart(2)
-    found = rounds(back, 12)
+    back.restart(2, 0.0)
+    found = [rounds(back, 1, second)[0] for second in range(12)]
     assert found[0] <= 4
     assert all(after <= 2 * before for before, after in pairwise(found))
     assert found[-1] <= 40
+
+
+def test_short_calls_do_not_speed_the_recovery_up():
+    """Many rounds in one second double the limit once; an outage that has just ended may not have ended for all."""
+    back = Concurrency(start=64, most=1_000)
+    back.restart(2, 0.0)
+    assert rounds(back, 50, 0.5)[-1] <= 4
+    assert rounds(back, 50, 1.0)[-1] <= 8
+    assert rounds(back, 50, 1.5)[-1] <= 8
+    for second in range(2, 8):
+        rounds(back, 50, float(second))
+    assert int(back.limit) >= 32

@@ -273,6 +273,7 @@ async def test_half_open_exactly_one_of_many_leaves(gate):
         permit.failed(down, None)
     (road,) = at.governor.roads()
     assert at.governor.outage_s(HAIKU) == 0
+    assert at.governor.outage_s("claude-opus-5") is None
     waiting = [at.ask(call(f"w{number}")) for number in range(50)]
     await yielded(3)
     await at.clock.step(2.1)

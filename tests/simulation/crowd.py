@@ -1,0 +1,181 @@
+"""Many tasks at once against an upstream with limits, in virtual time: how often it is asked, how often it refuses."""
+
+import asyncio
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app import settings
+from app.domain.clock import US_PER_S
+from app.domain.ids import ENTROPY
+from app.llm.anthropic import REFERENCE_HEADER
+from app.simulator.core import Simulator
+from app.simulator.limits import Limits
+from tests.simulation.loop import SeededLoop
+from tests.simulation.now import WORLD, Nature, VirtualClock, pause
+from tests.simulation.process import Process
+from tests.simulation.store import SimulatedStore
+from tests.simulation.upstream import URL
+from tests.support.clock import START_US
+
+_ENDED = {"succeeded", "failed", "cancelled"}
+_LOOK_S = 5.0
+_LONGEST_S = 7_200.0
+
+
+@dataclass(frozen=True)
+class Wave:
+    """So many tasks that come together, `at_s` seconds after the start."""
+
+    count: int
+    session_id: str = "s"
+    at_s: float = 0.0
+    text: str = "Say hello."
+
+
+@dataclass(frozen=True)
+class Course:
+    """What came of them."""
+
+    statuses: Counter[str]
+    """How the tasks ended."""
+    sent: tuple[tuple[float, int, str], ...]
+    """Each request: when it arrived, how it was answered, and for which session. The last thousand."""
+    requeued: Counter[str]
+    """Why tasks were given back."""
+
+    @property
+    def refused(self) -> int:
+        """Requests that were answered with 429."""
+        return sum(status == 429 for _, status, _ in self.sent)
+
+    @property
+    def lasted_s(self) -> float:
+        """From the first request to the last."""
+        return self.sent[-1][0] - self.sent[0][0]
+
+    def most_within(self, window_s: float, after_s: float = 0.0) -> int:
+        """Requests in the busiest stretch of `window_s` seconds after that moment."""
+        times = [at_s for at_s, _, _ in self.sent if at_s >= after_s]
+        return max(sum(t <= at_s < t + window_s for at_s in times) for t in times)
+
+
+def crowd(
+    seed: int,
+    limits: Limits,
+    waves: Sequence[Wave],
+    *,
+    down: tuple[float, float] = (0, 0),
+    **given: Any,
+) -> Course:
+    """Let the tasks come and end. In the seconds `down` (from, to) no request finds a connection."""
+    state = random.getstate()
+    random.seed(seed)  # jitter of waits
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            chosen = settings.load(
+                _env_file=None,
+                data_dir=Path(folder) / "data",
+                disk_floor_bytes=0,
+                anthropic_api_key="simulated",
+                anthropic_base_url=URL,
+                session_budget_usd=100,
+                **given,
+            )
+            return Context().run(_crowd, seed, limits, waves, down, chosen)
+    finally:
+        random.setstate(state)
+
+
+def _crowd(
+    seed: int,
+    limits: Limits,
+    waves: Sequence[Wave],
+    down: tuple[float, float],
+    chosen: settings.Settings,
+) -> Course:
+    loop, nature = SeededLoop(seed), Nature(seed, random.Random(f"{seed}/nature"))  # noqa: S311
+    WORLD.set(nature)
+    ENTROPY.set(random.Random(f"{seed}/ids").randbytes)  # noqa: S311
+    with loop.running():
+        nature.simulator = Simulator(VirtualClock(nature), seed=seed, limits=limits)
+        begun = list[Process]()
+        try:
+            course = loop.run_until_complete(_live(nature, chosen, begun, waves, down))
+        finally:
+            nature.over = True
+            loop.abandon([*begun])
+    assert not nature.violations, nature.violations
+    return course
+
+
+async def _live(
+    nature: Nature,
+    chosen: settings.Settings,
+    begun: list[Process],
+    waves: Sequence[Wave],
+    down: tuple[float, float],
+) -> Course:
+    process = Process(nature, chosen, SimulatedStore)
+    begun.append(process)
+    await process.up.wait()
+    outage = asyncio.create_task(_outage(nature, down))
+    accepted = await asyncio.gather(*(_submitted(process, wave) for wave in waves))
+    sessions = dict(pair for pairs in accepted for pair in pairs)
+    tasks = await _ended(process, list(sessions))
+    await outage
+    requeued = Counter[str]()
+    for task_id in sessions:
+        _, page = await process.request("GET", f"/tasks/{task_id}/events?limit=1000")
+        given_back = [e for e in page["events"] if e["type"] == "task_requeued"]
+        requeued.update(e["data"]["reason"] for e in given_back)
+    await process.stop()
+    return Course(Counter(task["status"] for task in tasks), _sent(nature, sessions), requeued)
+
+
+async def _outage(nature: Nature, down: tuple[float, float]) -> None:
+    from_s, to_s = down
+    if to_s > from_s:
+        await pause(from_s)
+        nature.network_fails = 1.0
+        await pause(to_s - from_s)
+        nature.network_fails = 0.0
+
+
+async def _submitted(process: Process, wave: Wave) -> list[tuple[str, str]]:
+    await pause(wave.at_s)
+    found = []
+    body = {"task": wave.text, "session_id": wave.session_id, "complexity": "simple"}
+    for _ in range(wave.count):
+        status, task = await process.request("POST", "/tasks", body)
+        assert status == 202, task
+        found.append((task["id"], wave.session_id))
+    return found
+
+
+async def _ended(process: Process, task_ids: list[str]) -> list[dict[str, Any]]:
+    ended, left = list[dict[str, Any]](), task_ids
+    for _ in range(int(_LONGEST_S / _LOOK_S)):
+        shown = [(await process.request("GET", f"/tasks/{task_id}"))[1] for task_id in left]
+        ended += [task for task in shown if task["status"] in _ENDED]
+        left = [task["id"] for task in shown if task["status"] not in _ENDED]
+        if not left:
+            return ended
+        await pause(_LOOK_S)
+    raise AssertionError(f"{len(left)} tasks never ended")
+
+
+def _sent(nature: Nature, sessions: dict[str, str]) -> tuple[tuple[float, int, str], ...]:
+    return tuple(
+        (
+            (seen.at_us - START_US) / US_PER_S,
+            seen.status,
+            sessions[seen.headers[REFERENCE_HEADER].partition("/")[0]],
+        )
+        for seen in nature.simulator.log.seen
+    )
