@@ -22,7 +22,7 @@ from app.journal.events import (
     ToolStarted,
 )
 from app.journal.journal import Recorded
-from app.llm.answers import ToolUse, parse_answer, text_of, to_json, tool_uses
+from app.llm.answers import ToolUse, parse_answer, sendable, text_of, to_json, tool_uses
 from app.llm.bound import ClosingTurn, UnboundedContent, grown_bound, prompt_bound
 from app.llm.cache_plan import CachePast, marks_of
 from app.llm.call import Tries
@@ -135,7 +135,7 @@ class Transcript:
                 self._known = (prompt, sum(t.output for t in parts))
         match move:
             case "run_tools":
-                self.messages.append({"role": "assistant", "content": answer.content})
+                self.messages.append({"role": "assistant", "content": sendable(answer.content)})
                 self.pending = tool_uses(answer)
                 self._order = [use.id for use in self.pending]
             case "continue":

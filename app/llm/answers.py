@@ -10,6 +10,9 @@ from app.llm.failures import malformed_answer
 from app.llm.provider import JsonObject, ModelAnswer
 from app.llm.usage import WriteLifetime, read_usage
 
+UNREADABLE = "unreadable"
+"""Stands for the name of a tool call that has none."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
@@ -72,6 +75,36 @@ def text_of(answer: ModelAnswer) -> str:
 def tool_uses(answer: ModelAnswer) -> list[ToolUse]:
     """The client tool calls, in order; calls to the provider's own tools are not among them."""
     return [_tool_use(block) for block in answer.content if block["type"] == "tool_use"]
+
+
+def sendable(blocks: list[JsonObject]) -> list[JsonObject]:
+    """The blocks as they can be sent back: a tool call that could not be read goes with a name and no arguments."""
+    if all(_is_readable(block) for block in blocks if block["type"] == "tool_use"):
+        return blocks
+    return [
+        block
+        if block["type"] != "tool_use" or _is_readable(block)
+        else {**block, "name": _name_of(block), "input": _input_of(block)}
+        for block in blocks
+    ]
+
+
+def _is_readable(call: JsonObject) -> bool:
+    return (
+        isinstance(call.get("name"), str)
+        and bool(call["name"])
+        and isinstance(call.get("input"), dict)
+    )
+
+
+def _name_of(call: JsonObject) -> str:
+    name = call.get("name")
+    return name if isinstance(name, str) and name else UNREADABLE
+
+
+def _input_of(call: JsonObject) -> JsonObject:
+    arguments = call.get("input")
+    return arguments if isinstance(arguments, dict) else {}
 
 
 def to_json(value: object) -> bytes:

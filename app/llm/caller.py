@@ -6,7 +6,6 @@ what follows from it are recorded in one transaction.
 
 import logging
 from dataclasses import dataclass, field, replace
-from datetime import date
 from typing import NoReturn
 
 import backoff
@@ -236,7 +235,7 @@ class Caller:
     async def _record(
         self, call: Call, held: Held, answer: ModelAnswer, move: M, started_s: float
     ) -> Asked[M]:
-        attempt, cost = held.attempt, self._cost(answer, held.day)
+        attempt, cost = held.attempt, self._cost(answer, held)
         duration_s = self._clock.monotonic_s() - started_s
         try:
             settled = await persist(
@@ -252,14 +251,22 @@ class Caller:
         self._retries.answered(attempt.model)
         return answer, move, settled
 
-    def _cost(self, answer: ModelAnswer, day: date) -> Cost | None:
-        """The answer's price on the day it was reserved; None when its usage or price is unknown."""
+    def _cost(self, answer: ModelAnswer, held: Held) -> Cost | None:
+        """The answer's price on the day it was reserved; None when its usage or price is unknown.
+
+        Where it names another model than was asked, it is not the word of the upstream that makes it cheaper.
+        """
         if answer.stop_reason == "refusal" and not answer.content:
             return Cost(0, "unbilled:refused-before-output")
-        if answer.usage is None:
+        usage, asked = answer.usage, held.attempt.model
+        if usage is None:
             return None
         try:
-            return self._prices.cost(answer.usage, day)
+            cost = self._prices.cost(usage, held.day)
+            if answer.model == asked or len(usage.parts) != 1:
+                return cost
+            as_asked = replace(usage, parts=((asked, usage.parts[0][1]),))
+            return max(cost, self._prices.cost(as_asked, held.day), key=lambda c: c.nano)
         except UnknownModel:
             return None
 

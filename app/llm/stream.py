@@ -109,6 +109,9 @@ class MessageStream:
         self._events = EventReader()
         self._message: JsonObject | None = None
         self._blocks: dict[int, _Block] = {}
+        self._begun: set[int] = set()
+        """Blocks that an event of their own began."""
+        self._totals: JsonObject = {}
         self._on_text = on_text
 
     def feed(self, chunk: bytes) -> None:
@@ -165,11 +168,16 @@ class MessageStream:
         if not isinstance(begun, list) or not all(isinstance(block, dict) for block in begun):
             raise self._malformed("a message_start whose content is not a list of blocks")
         self._blocks = {index: _Block(block) for index, block in enumerate(begun)}
+        self._begun, self._totals = set(), {}
 
     def _start_block(self, event: JsonObject) -> None:
         message = self._require_message()
         block = self._field(event, "content_block", dict)
-        self._blocks[self._field(event, "index", int)] = _Block(block)
+        index = self._field(event, "index", int)
+        if index in self._begun:  # said twice: its deltas would be, too
+            raise self._malformed("a content block that was started twice")
+        self._begun.add(index)
+        self._blocks[index] = _Block(block)
         if block.get("type") == "fallback" and isinstance(block.get("to"), dict):
             # Another model took over; a message that comes in one piece names the one that answered.
             message["model"] = self._field(block["to"], "model", str)
@@ -194,7 +202,11 @@ class MessageStream:
             block.value.update((key, value) for key, value in delta.items() if key != "type")
 
     def _update(self, event: JsonObject) -> None:
-        """Apply a `message_delta`: its numbers are totals so far; what it leaves out stays as it was."""
+        """Apply a `message_delta`: its numbers are totals so far; what it leaves out stays as it was.
+
+        No total falls from one to the next: of a report that takes some back, the larger number counts. The start's
+        are no totals, and may be larger than those of the end.
+        """
         message = self._require_message()
         news = {key: value for key, value in event.items() if key not in ("type", "delta", "usage")}
         news |= self._field(event, "delta", dict)
@@ -203,7 +215,8 @@ class MessageStream:
         if isinstance(reported, dict):
             known = message.get("usage")
             totals = {key: value for key, value in reported.items() if value is not None}
-            message["usage"] = known | totals if isinstance(known, dict) else totals
+            self._totals = _grown(self._totals, totals)
+            message["usage"] = known | self._totals if isinstance(known, dict) else self._totals
 
     def _require_message(self) -> JsonObject:
         if self._message is None:
@@ -229,3 +242,12 @@ class MessageStream:
         return malformed_answer(
             reason, request_id=self.request_id, usage_so_far=self.usage_so_far()
         )
+
+
+def _grown(known: JsonObject, totals: JsonObject) -> JsonObject:
+    """What is known, and the totals; none of them smaller than it was known to be."""
+    grown = known | totals
+    for key, value in known.items():
+        if type(value) is int and type(grown[key]) is int and grown[key] >= 0:
+            grown[key] = max(value, grown[key])
+    return grown

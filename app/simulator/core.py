@@ -17,11 +17,12 @@ from app.simulator.compose import draft
 from app.simulator.control import control
 from app.simulator.directive import Directive
 from app.simulator.errors import ApiError, JsonObject, invalid, require
-from app.simulator.faults import Asked, Fault, FaultBook, Kind, Rule
+from app.simulator.faults import TOOL_KINDS, Asked, Fault, FaultBook, Kind, Rule
 from app.simulator.fit import Answer, fit
 from app.simulator.limits import Limits, Pool, RateLimits
 from app.simulator.log import RequestLog, Seen, key_of, safe_headers, summary
 from app.simulator.models import Fast, Model
+from app.simulator.odd_calls import with_odd_calls
 from app.simulator.prices import Meters, charge_nano
 from app.simulator.prompt import prompt_tokens
 from app.simulator.reply import SIMULATED, Reply, error_reply, html_reply, json_reply, shaped
@@ -42,6 +43,18 @@ _ERRORS: dict[Kind, tuple[int, str, str, str | None]] = {
         "You have reached your monthly spend limit.",
         "enforced_spend_limit_reached",
     ),
+}
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+    529: "overloaded_error",
 }
 
 
@@ -214,7 +227,7 @@ class Simulator:
         if rule.kind is Kind.HTML_PAGE and not rule.billed:
             page = html_reply(rule.status, call.seen.request_id)
             return replace(page, delay_s=fault.delay_s)
-        if rule.kind not in _ERRORS:
+        if rule.kind not in _ERRORS and rule.kind is not Kind.ERROR:
             return None
         reply = error_reply(_error(rule), call.seen.request_id)
         return replace(reply, delay_s=fault.delay_s)
@@ -233,7 +246,10 @@ class Simulator:
             digest = prefix_digests(request)[-1]
             thought = thinking_block(self.seed, call.model, made.thinking_tokens, digest)
         stops = request.get("stop_sequences") or []
-        return fit(made, thought, request["max_tokens"], room, stops)
+        answer = fit(made, thought, request["max_tokens"], room, stops)
+        if fault.kind in TOOL_KINDS:
+            return with_odd_calls(answer, fault.kind, request, self.ids)
+        return answer
 
     def _made(
         self, call: _Call, answer: Answer, plan: CachePlan, fault: Fault, *, batch: bool = False
@@ -245,7 +261,10 @@ class Simulator:
         fast = call.request.get("speed") == "fast" and call.model.fast is Fast.YES
         speed, tier = "fast" if fast else "standard", "batch" if batch else "standard"
         usage = usage_of(meters, answer, geo=geo or "not_available", speed=speed, tier=tier)
-        envelope = Envelope(self.ids.next("msg_"), call.model.name, _reported(usage, fault.kind))
+        named = fault.rule.echo if fault.rule and fault.kind is Kind.WRONG_MODEL else None
+        envelope = Envelope(
+            self.ids.next("msg_"), named or call.model.name, _reported(usage, fault.kind)
+        )
         nano = charge_nano(call.model.name, meters, fast=fast, us_only=geo == "us", batch=batch)
         unbilled = not answer.billed or (fault.rule is not None and fault.rule.billed is False)
         return _Made(envelope, meters, None if unbilled else nano)
@@ -276,7 +295,7 @@ class Simulator:
             self.answer_count += 1
             asked = Asked((model.name, request["model"]), stream=False, request=request)
             fault = self.faults.next(asked, self.answer_count)
-            if fault.kind in _ERRORS and fault.rule is not None:
+            if fault.rule is not None and (fault.kind in _ERRORS or fault.kind is Kind.ERROR):
                 raise _error(fault.rule)
         except ApiError as error:
             return Result({"type": "errored", "error": error.body(request_id)})
@@ -314,7 +333,11 @@ def _parsed(body: bytes) -> Any:
 
 
 def _error(rule: Rule) -> ApiError:
-    status, error_type, message, code = _ERRORS[rule.kind]
+    if rule.kind is Kind.ERROR:
+        error_type = _TYPES.get(rule.status, "api_error" if rule.status >= 500 else "error")
+        status, message, code = rule.status, "An error.", None
+    else:
+        status, error_type, message, code = _ERRORS[rule.kind]
     headers = {}
     if rule.retry_after is not None:
         headers["retry-after"] = rule.retry_after

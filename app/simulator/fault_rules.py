@@ -54,6 +54,8 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stop": (lambda v: v in STOPS, f"one of {', '.join(STOPS)}"),
     "factor": (lambda v: _whole(v, 1, _COUNT_LIMIT), "a whole number of at least 1"),
     "pieces": (lambda v: _whole(v, 1, 10_000), "a whole number from 1 to 10000"),
+    "after_bytes": (lambda v: _whole(v, 0, 2**31), "a number of bytes"),
+    "echo": (_text, "a model's name"),
     "billed": (lambda v: isinstance(v, bool), "true or false"),
 }
 

@@ -15,6 +15,7 @@ the others. Only requests that pass validation are counted. `Rule` lists the fie
 | `none` | an ordinary answer | yes |
 | `rate_limit` | 429; `retry-after` only if `retry_after` is given | no |
 | `overloaded`, `server_error` | 529, 500 | no |
+| `error` | `status` (502) as an error of the API | no |
 | `spend_cap` | 429 with `error_code` `enforced_spend_limit_reached` | no |
 | `html_page` | a proxy's page, `status` (502) | `billed` (no) |
 | `latency` | the answer after `delay_s` | yes |
@@ -22,16 +23,34 @@ the others. Only requests that pass validation are counted. `Rule` lists the fie
 | `cut_before_headers` | the connection is cut before the first byte | yes |
 | `cut_mid_body` | cut in the middle of a JSON answer | yes |
 | `cut_mid_stream` | cut in the middle of a stream | yes |
+| `stall` | the first half, then nothing for `delay_s` (600), then the connection is cut | yes |
+| `drip` | the answer byte by byte, `delay_s` (1) apart | yes |
+| `endless` | the answer's beginning, then filling without end; `delay_s` (0) apart | yes |
+| `gzip_bomb` | a megabyte that unpacks to a gigabyte | yes |
+| `empty_body` | status 200 and not one byte | yes |
+| `invalid_utf8` | bytes in the middle that are no text | yes |
 | `truncate_json` | half a JSON answer, properly ended | yes |
 | `stream_error` | an `overloaded_error` event in the middle of a stream | yes |
 | `stream_eof` | a stream that ends properly, without `message_stop` | yes |
+| `duplicate_events` | a stream that says everything twice | yes |
+| `reordered_events` | a stream that says everything in the wrong order, but for its first and last event | yes |
 | `slow_body` | the answer in `pieces` (10), `delay_s` (0.1) apart; stream: between events | yes |
 | `refusal` | a refusal before any output | no |
 | `stop` | the answer ends as `stop` says (see `app.simulator.directive.STOPS`) | as it says |
 | `usage_missing`, `usage_null`, `usage_negative` | the answer's usage lies, the bill does not | yes |
+| `usage_nan` | the answer's usage is `NaN` | yes |
+| `usage_changing` | a stream that takes back, at its end, most of the usage it had reported | yes |
 | `usage_times` | `factor` (10) times the usage, in the answer and on the bill | yes |
+| `wrong_model` | the answer names `echo` (a model nobody knows) as its model; the bill knows the truth | yes |
+| `bad_tool_json` | a tool call whose input is no JSON object | yes |
+| `unknown_tool` | a call of a tool that was not offered | yes |
+| `huge_arguments` | a tool call with ten megabytes of arguments | yes |
+| `duplicate_ids` | two tool calls of one id | yes |
+| `many_calls` | a thousand tool calls at once | yes |
 
-`cut_mid_body` and `truncate_json` match only plain requests, `*stream*` kinds only streaming ones.
+`cut_mid_body` and `truncate_json` match only plain requests; `*stream*`, `*_events` and `usage_changing` only
+streaming ones; kinds of tool calls only requests that offer tools. Cuts and stalls come after half of the
+answer, or after `after_bytes`.
 """
 
 from dataclasses import dataclass, field
@@ -49,29 +68,63 @@ class Kind(StrEnum):
     OVERLOADED = "overloaded"
     SERVER_ERROR = "server_error"
     SPEND_CAP = "spend_cap"
+    ERROR = "error"
     HTML_PAGE = "html_page"
     LATENCY = "latency"
     TIMEOUT = "timeout"
     CUT_BEFORE_HEADERS = "cut_before_headers"
     CUT_MID_BODY = "cut_mid_body"
     CUT_MID_STREAM = "cut_mid_stream"
+    STALL = "stall"
+    DRIP = "drip"
+    ENDLESS = "endless"
+    GZIP_BOMB = "gzip_bomb"
+    EMPTY_BODY = "empty_body"
+    INVALID_UTF8 = "invalid_utf8"
     TRUNCATE_JSON = "truncate_json"
     STREAM_ERROR = "stream_error"
     STREAM_EOF = "stream_eof"
+    DUPLICATE_EVENTS = "duplicate_events"
+    REORDERED_EVENTS = "reordered_events"
     SLOW_BODY = "slow_body"
     REFUSAL = "refusal"
     STOP = "stop"
     USAGE_MISSING = "usage_missing"
     USAGE_NULL = "usage_null"
     USAGE_NEGATIVE = "usage_negative"
+    USAGE_NAN = "usage_nan"
+    USAGE_CHANGING = "usage_changing"
     USAGE_TIMES = "usage_times"
+    WRONG_MODEL = "wrong_model"
+    BAD_TOOL_JSON = "bad_tool_json"
+    UNKNOWN_TOOL = "unknown_tool"
+    HUGE_ARGUMENTS = "huge_arguments"
+    DUPLICATE_IDS = "duplicate_ids"
+    MANY_CALLS = "many_calls"
 
 
 _AT_ONCE = (0.0, 0.0)
 _HANG_S = (600.0, 600.0)
-_SLOW_S = (0.1, 0.1)
+_BETWEEN_S = {Kind.SLOW_BODY: (0.1, 0.1), Kind.DRIP: (1.0, 1.0), Kind.ENDLESS: _AT_ONCE}
+"""Kinds whose delay lies between the pieces of the answer."""
 _PLAIN_ONLY = {Kind.CUT_MID_BODY, Kind.TRUNCATE_JSON}
-_STREAM_ONLY = {Kind.CUT_MID_STREAM, Kind.STREAM_ERROR, Kind.STREAM_EOF}
+_STREAM_ONLY = {
+    Kind.CUT_MID_STREAM,
+    Kind.STREAM_ERROR,
+    Kind.STREAM_EOF,
+    Kind.DUPLICATE_EVENTS,
+    Kind.REORDERED_EVENTS,
+    Kind.USAGE_CHANGING,
+}
+TOOL_KINDS = frozenset(
+    {
+        Kind.BAD_TOOL_JSON,
+        Kind.UNKNOWN_TOOL,
+        Kind.HUGE_ARGUMENTS,
+        Kind.DUPLICATE_IDS,
+        Kind.MANY_CALLS,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +154,8 @@ class Rule:
     pieces: int = 10
     billed: bool | None = None
     """Whether a cut or hidden answer was billed, where that differs from the table."""
+    after_bytes: int | None = None
+    echo: str = "claude-of-tomorrow"
 
     def matches(self, asked: "Asked") -> bool:
         """Whether the rule is for this request."""
@@ -109,6 +164,8 @@ class Rule:
         if asked.stream and self.kind in _PLAIN_ONLY:
             return False
         if not asked.stream and self.kind in _STREAM_ONLY:
+            return False
+        if self.kind in TOOL_KINDS and not asked.request.get("tools"):
             return False
         return self.prompt_contains is None or self.prompt_contains in asked.text()
 
@@ -144,6 +201,8 @@ class Fault:
     delay_s: float = 0.0
     pause_s: float = 0.0
     """Between the pieces of a slow answer."""
+    stall_s: float = 0.0
+    """Before the cut of an answer that stalls."""
 
     @property
     def kind(self) -> Kind:
@@ -178,9 +237,11 @@ class FaultBook:
             elif rule is None:
                 rule = candidate
                 delay_s += self._delay(candidate, number, index)
-        if rule is not None and rule.kind is Kind.SLOW_BODY:
-            pause = self._seconds(rule.delay_s or _SLOW_S, number, -2)
+        if rule is not None and rule.kind in _BETWEEN_S:
+            pause = self._seconds(rule.delay_s or _BETWEEN_S[rule.kind], number, -2)
             return Fault(rule, delay_s, pause)
+        if rule is not None and rule.kind is Kind.STALL:
+            return Fault(rule, delay_s, stall_s=self._seconds(rule.delay_s or _HANG_S, number, -2))
         return Fault(rule, delay_s)
 
     def _scripted(self, asked: Asked) -> Rule | None:
@@ -194,7 +255,7 @@ class FaultBook:
         return self._chance(number, index, "draw") < rule.probability
 
     def _delay(self, rule: Rule | None, number: int, index: int) -> float:
-        if rule is None or rule.kind is Kind.SLOW_BODY:
+        if rule is None or rule.kind in _BETWEEN_S or rule.kind is Kind.STALL:
             return 0.0
         default = _HANG_S if rule.kind is Kind.TIMEOUT else _AT_ONCE
         return self._seconds(rule.delay_s or default, number, index)

@@ -1,6 +1,6 @@
 """A reply plan: what to send, when, and how it ends. Whoever carries it out needs no other knowledge."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -8,6 +8,7 @@ import orjson
 
 from app.simulator.errors import ApiError, JsonObject
 from app.simulator.faults import Fault, Kind
+from app.simulator.mangle import MANGLES, endless, first_part, parted
 from app.simulator.wire import event
 
 SIMULATED = {"x-simulated": "bursar"}
@@ -24,6 +25,8 @@ class Ending(StrEnum):
     """The connection is cut after `pieces`."""
     SILENT = "silent"
     """The connection is cut before the first byte."""
+    ENDLESS = "endless"
+    """It goes on until the client has gone."""
 
 
 _ENDINGS = {
@@ -34,6 +37,13 @@ _ENDINGS = {
     Kind.TRUNCATE_JSON: Ending.SHORT,
     Kind.STREAM_EOF: Ending.SHORT,
     Kind.STREAM_ERROR: Ending.SHORT,
+    Kind.STALL: Ending.CUT,
+    Kind.ENDLESS: Ending.ENDLESS,
+    Kind.GZIP_BOMB: Ending.SHORT,
+    Kind.EMPTY_BODY: Ending.SHORT,
+    Kind.INVALID_UTF8: Ending.SHORT,
+    Kind.DUPLICATE_EVENTS: Ending.SHORT,
+    Kind.REORDERED_EVENTS: Ending.SHORT,
 }
 
 
@@ -47,10 +57,12 @@ class Reply:
 
     status: int
     headers: dict[str, str]
-    pieces: Sequence[bytes]
+    pieces: Iterable[bytes]
     length: int | None
     delay_s: float = 0.0
     pause_s: float = 0.0
+    stall_s: float = 0.0
+    """Before the cut."""
     ending: Ending = Ending.WHOLE
     delivered: Callable[[], None] | None = None
 
@@ -76,28 +88,42 @@ def html_reply(status: int, request_id: str) -> Reply:
 
 def shaped(reply: Reply, fault: Fault) -> Reply:
     """The reply as `fault` leaves it."""
-    reply = replace(reply, delay_s=fault.delay_s, pause_s=fault.pause_s)
-    ending = _ENDINGS.get(fault.kind)
-    if ending is None:
-        if fault.rule is not None and fault.kind is Kind.SLOW_BODY and reply.length is not None:
-            return replace(reply, pieces=_parted(reply.pieces[0], fault.rule.pieces))
+    reply = replace(reply, delay_s=fault.delay_s, pause_s=fault.pause_s, stall_s=fault.stall_s)
+    rule, pieces = fault.rule, tuple(reply.pieces)
+    if rule is None:
         return reply
-    if ending is Ending.SILENT:
-        return replace(reply, pieces=(), ending=ending)
-    if reply.length is not None:
-        half = reply.pieces[0][: reply.length // 2]
-        length = len(half) if ending is Ending.SHORT else reply.length
-        return replace(reply, pieces=(half,), length=length, ending=ending)
-    pieces = list(reply.pieces[: len(reply.pieces) // 2])
-    if fault.kind is Kind.STREAM_ERROR:
-        pieces.append(_overloaded(reply.headers["request-id"]))
-    return replace(reply, pieces=pieces, ending=ending)
+    ending = _ENDINGS.get(rule.kind, Ending.WHOLE)
+    match rule.kind:
+        case Kind.SLOW_BODY if reply.length is not None:
+            made: Iterable[bytes] = parted(pieces[0], rule.pieces)
+        case Kind.CUT_MID_BODY | Kind.CUT_MID_STREAM | Kind.STALL | Kind.TRUNCATE_JSON:
+            made = first_part(pieces, rule.after_bytes)
+        case Kind.STREAM_EOF:
+            made = pieces[: len(pieces) // 2]
+        case Kind.STREAM_ERROR:
+            made = (*pieces[: len(pieces) // 2], _overloaded(reply.headers["request-id"]))
+        case _ if ending is Ending.SILENT:
+            made = ()
+        case _:
+            return _mangled(reply, pieces, rule.kind, ending)
+    stated = None if reply.length is None else reply.length
+    if stated is not None and ending is Ending.SHORT:
+        stated = sum(map(len, made))
+    return replace(reply, pieces=made, length=stated, ending=ending)
+
+
+def _mangled(reply: Reply, pieces: tuple[bytes, ...], kind: Kind, ending: Ending) -> Reply:
+    """A reply whose bytes are not what they should be."""
+    plain = reply.length is not None
+    if kind is Kind.ENDLESS:
+        return replace(reply, pieces=endless(pieces, plain=plain), length=None, ending=ending)
+    made = MANGLES[kind](pieces) if kind in MANGLES else pieces
+    headers = reply.headers
+    if kind is Kind.GZIP_BOMB:
+        headers = {**headers, "content-encoding": "gzip"}
+    length = sum(map(len, made)) if plain else None
+    return replace(reply, headers=headers, pieces=made, length=length, ending=ending)
 
 
 def _overloaded(request_id: str) -> bytes:
     return event(ApiError(529, "overloaded_error", "Overloaded").body(request_id))
-
-
-def _parted(body: bytes, count: int) -> list[bytes]:
-    size = max(1, -(-len(body) // count))
-    return [body[at : at + size] for at in range(0, len(body), size)]

@@ -89,7 +89,7 @@ class _Adapter:
             await self.simulator.clock.sleep(reply.delay_s)
         if reply.ending is Ending.SILENT:
             return _abort(request, web.Response())
-        if reply.ending is Ending.CUT or reply.pause_s:
+        if reply.ending in (Ending.CUT, Ending.ENDLESS) or reply.pause_s:
             return await self._piecewise(request, reply)
         return await _at_once(request, reply)
 
@@ -100,8 +100,13 @@ class _Adapter:
         for number, piece in enumerate(reply.pieces):
             if number and reply.pause_s:
                 await self.simulator.clock.sleep(reply.pause_s)
-            await response.write(piece)
+            try:
+                await response.write(piece)
+            except ConnectionResetError:  # the client has gone
+                return response
         if reply.ending is Ending.CUT:
+            if reply.stall_s:
+                await self.simulator.clock.sleep(reply.stall_s)
             return _abort(request, response)
         await response.write_eof()
         _note_delivery(request, reply)
