@@ -2,9 +2,8 @@
 
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import repeat
 
 import orjson
 
@@ -14,8 +13,8 @@ _MIB = 1 << 20
 _BOMB_MIB = 1_024
 _CRC_OF_A_GIB_OF_ZEROS = 0x5B64C2B0
 _INPUT_TOKENS = re.compile(rb'"input_tokens":\d+')
-_FILLING = b" " * 65_536
-_FILLING_EVENT = b": %s\n\n" % (b"-" * 65_528)
+FILLING = b" " * 65_536
+FILLING_EVENT = b": %s\n\n" % (b"-" * 65_528)
 
 
 def first_part(pieces: Sequence[bytes], size: int | None) -> tuple[bytes, ...]:
@@ -31,12 +30,6 @@ def parted(body: bytes, count: int) -> list[bytes]:
     """The bytes in so many pieces, or as many as there are bytes."""
     size = max(1, -(-len(body) // max(count, 1)))
     return [body[at : at + size] for at in range(0, len(body), size)]
-
-
-def endless(pieces: Sequence[bytes], *, plain: bool) -> Iterator[bytes]:
-    """The beginning of the answer, and what may stand between its parts, for ever."""
-    yield from first_part(pieces, 1 if plain else None)
-    yield from repeat(_FILLING if plain else _FILLING_EVENT)
 
 
 def garbled(pieces: Sequence[bytes]) -> tuple[bytes, ...]:

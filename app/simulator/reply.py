@@ -1,6 +1,6 @@
 """A reply plan: what to send, when, and how it ends. Whoever carries it out needs no other knowledge."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -8,7 +8,7 @@ import orjson
 
 from app.simulator.errors import ApiError, JsonObject
 from app.simulator.faults import Fault, Kind
-from app.simulator.mangle import MANGLES, endless, first_part, parted
+from app.simulator.mangle import FILLING, FILLING_EVENT, MANGLES, first_part, parted
 from app.simulator.wire import event
 
 SIMULATED = {"x-simulated": "bursar"}
@@ -26,7 +26,7 @@ class Ending(StrEnum):
     SILENT = "silent"
     """The connection is cut before the first byte."""
     ENDLESS = "endless"
-    """It goes on until the client has gone."""
+    """After the pieces `filling` follows, again and again, until the client has gone."""
 
 
 _ENDINGS = {
@@ -57,12 +57,13 @@ class Reply:
 
     status: int
     headers: dict[str, str]
-    pieces: Iterable[bytes]
+    pieces: Sequence[bytes]
     length: int | None
     delay_s: float = 0.0
     pause_s: float = 0.0
     stall_s: float = 0.0
     """Before the cut."""
+    filling: bytes = b""
     ending: Ending = Ending.WHOLE
     delivered: Callable[[], None] | None = None
 
@@ -95,7 +96,7 @@ def shaped(reply: Reply, fault: Fault) -> Reply:
     ending = _ENDINGS.get(rule.kind, Ending.WHOLE)
     match rule.kind:
         case Kind.SLOW_BODY if reply.length is not None:
-            made: Iterable[bytes] = parted(pieces[0], rule.pieces)
+            made: Sequence[bytes] = parted(pieces[0], rule.pieces)
         case Kind.CUT_MID_BODY | Kind.CUT_MID_STREAM | Kind.STALL | Kind.TRUNCATE_JSON:
             made = first_part(pieces, rule.after_bytes)
         case Kind.STREAM_EOF:
@@ -116,7 +117,9 @@ def _mangled(reply: Reply, pieces: tuple[bytes, ...], kind: Kind, ending: Ending
     """A reply whose bytes are not what they should be."""
     plain = reply.length is not None
     if kind is Kind.ENDLESS:
-        return replace(reply, pieces=endless(pieces, plain=plain), length=None, ending=ending)
+        begun = first_part(pieces, 1 if plain else None)
+        filling = FILLING if plain else FILLING_EVENT
+        return replace(reply, pieces=begun, length=None, ending=ending, filling=filling)
     made = MANGLES[kind](pieces) if kind in MANGLES else pieces
     headers = reply.headers
     if kind is Kind.GZIP_BOMB:

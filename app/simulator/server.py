@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from itertools import chain, repeat
 
 from aiohttp import web
 
@@ -97,7 +98,8 @@ class _Adapter:
         response = web.StreamResponse(status=reply.status, headers=reply.headers)
         response.content_length = reply.length
         await response.prepare(request)
-        for number, piece in enumerate(reply.pieces):
+        endless = repeat(reply.filling) if reply.ending is Ending.ENDLESS else ()
+        for number, piece in enumerate(chain(reply.pieces, endless)):
             if number and reply.pause_s:
                 await self.simulator.clock.sleep(reply.pause_s)
             try:

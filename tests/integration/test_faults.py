@@ -48,8 +48,9 @@ def passing(kind: str, error: str, **more: Any) -> Case:
 
 
 def final(outcome: str, error: str, *, free: bool = True, **rule: Any) -> Case:
-    """It strikes once and for all."""
-    return Case(rule, outcome, outcome, error, free=free)
+    """It strikes once and for all; before a stream begins, it is no other than without one."""
+    ways = PLAIN if rule["kind"] in ("error", "spend_cap") else BOTH
+    return Case(rule, outcome, outcome, error, free=free, ways=ways)
 
 
 def borne(kind: str, **more: Any) -> Case:
@@ -68,12 +69,14 @@ CASES: dict[str, Case] = {
     "413": final(REJECTED, "request_too_large", kind="error", status=413),
     "501": final(FAILED, "api_error", kind="error", status=501),
     "spend cap": final("upstream_spend_cap", "rate_limit_error", kind="spend_cap"),
-    "409": passing("error", "conflict_error", status=409, free=True),
-    "429": passing("rate_limit", "rate_limit_error", free=True),
-    "429 retry-after": passing("rate_limit", "rate_limit_error", retry_after=0.01, free=True),
+    "409": passing("error", "conflict_error", status=409, free=True, ways=PLAIN),
+    "429": passing("rate_limit", "rate_limit_error", free=True, ways=PLAIN),
+    "429 retry-after": passing(
+        "rate_limit", "rate_limit_error", retry_after=0.01, free=True, ways=PLAIN
+    ),
     "429 never again": final(REJECTED, "rate_limit_error", kind="rate_limit", should_retry=False),
-    "500": passing("server_error", "api_error", free=True),
-    "504": passing("error", "timeout_error", status=504, free=True),
+    "500": passing("server_error", "api_error", free=True, ways=PLAIN),
+    "504": passing("error", "timeout_error", status=504, free=True, ways=PLAIN),
     "529": passing("overloaded", "overloaded_error", free=True),
     "529 never again": final(FAILED, "overloaded_error", kind="overloaded", should_retry=False),
     # something in between
@@ -132,7 +135,7 @@ CASES: dict[str, Case] = {
         REJECTED, "invalid_request_error", free=False, kind="huge_arguments"
     ),
     "a thousand calls": Case(
-        {"kind": "many_calls"}, "answered", "max_steps", asked={"max_steps": 2}
+        {"kind": "many_calls"}, "answered", "max_steps", ways=PLAIN, asked={"max_steps": 2}
     ),
 }
 RUNS = [

@@ -1,5 +1,6 @@
 """Faults: which rule strikes whom, what it does to the reply, what it does to the bill."""
 
+import zlib
 from typing import Any
 
 import pytest
@@ -249,3 +250,104 @@ def test_rules_can_be_read_back(driver: Driver) -> None:
     driver.faults(rule, random=[chance], seed=9)
     shown = driver.control("GET", "faults")[1]
     assert shown == {"seed": 9, "script": [{**rule, "used": 0}], "random": [chance]}
+
+
+TOOL = {"name": "calculator", "description": "Sums.", "input_schema": {"type": "object"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "stop"),
+    [
+        ("bad_tool_json", 1, "tool_use"),
+        ("unknown_tool", 1, "tool_use"),
+        ("huge_arguments", 1, "tool_use"),
+        ("duplicate_ids", 2, "tool_use"),
+        ("many_calls", 1_000, "tool_use"),
+    ],
+)
+def test_odd_tool_calls(driver: Driver, kind: str, count: int, stop: str) -> None:
+    """Only who offers tools meets them; the bill is that of an ordinary answer."""
+    driver.faults({"kind": kind})
+    assert driver.ask()["stop_reason"] == "end_turn"
+    odd = driver.ask(tools=[TOOL])
+    honest = driver.ask(tools=[TOOL])
+    assert (odd["stop_reason"], len(odd["content"])) == (stop, count)
+    assert odd["usage"] == honest["usage"]
+    assert [line["nano"] for line in driver.lines[1:]] == [driver.lines[1]["nano"]] * 2
+
+
+def test_a_gigabyte_in_a_megabyte(driver: Driver) -> None:
+    """The bomb is sound gzip, and unpacks to zeros without end."""
+    driver.faults({"kind": "gzip_bomb"})
+    reply = driver.plan(asking())
+    (body,) = reply.pieces
+    assert reply.headers["content-encoding"] == "gzip"
+    assert reply.length == len(body) < 1_100_000
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    size, rest = 0, body
+    while rest:
+        size += len(unpacker.decompress(rest, 1 << 24))
+        rest = unpacker.unconsumed_tail
+    assert (size, unpacker.eof) == (1 << 30, True)
+
+
+def test_streams_that_are_out_of_joint(driver: Driver) -> None:
+    """Everything twice; all but the ends in reverse; a report of usage that falls."""
+    kinds = ("none", "duplicate_events", "reordered_events", "usage_changing")
+    driver.faults(*({"kind": kind} for kind in kinds))
+    replies = [driver.plan(asking(stream=True)) for _ in range(4)]
+    plain, twice, turned, falling = ([e["type"] for e in events(reply)] for reply in replies)
+    assert twice == [kind for kind in plain for _ in range(2)]
+    assert turned == [plain[0], *reversed(plain[1:-1]), plain[-1]]
+    assert falling == [*plain[:-1], "message_delta", "message_stop"]
+    first, last = [e["usage"]["output_tokens"] for e in events(replies[3])[-3:-1]]
+    assert last == first // 10
+
+
+@pytest.mark.parametrize(
+    ("rule", "stream", "ending"),
+    [
+        ({"kind": "stall", "delay_s": 9}, True, Ending.CUT),
+        ({"kind": "endless"}, False, Ending.ENDLESS),
+        ({"kind": "endless"}, True, Ending.ENDLESS),
+        ({"kind": "empty_body"}, False, Ending.SHORT),
+        ({"kind": "invalid_utf8"}, True, Ending.SHORT),
+        ({"kind": "drip"}, False, Ending.WHOLE),
+    ],
+)
+def test_answers_that_do_not_come_whole(
+    driver: Driver, rule: dict[str, Any], stream: bool, ending: Ending
+) -> None:
+    """They are billed, and no wait lies before their first byte."""
+    driver.faults(rule)
+    reply = driver.plan(asking(stream=stream))
+    assert (reply.ending, reply.delay_s, len(driver.lines)) == (ending, 0, 1)
+    assert bool(reply.filling) is (ending is Ending.ENDLESS)
+    assert reply.stall_s == (9 if rule["kind"] == "stall" else 0)
+    assert reply.pause_s == (1 if rule["kind"] == "drip" else 0)
+
+
+def test_a_cut_after_so_many_bytes(driver: Driver) -> None:
+    """The connection lasts for exactly these."""
+    driver.faults(*({"kind": "cut_mid_body", "after_bytes": size} for size in (0, 7, 9_999)))
+    sizes = [sum(map(len, driver.plan(asking()).pieces)) for _ in range(3)]
+    assert sizes[:2] == [0, 7]
+    assert 100 < sizes[2] < 9_999
+
+
+def test_another_name_on_the_answer(driver: Driver) -> None:
+    """The bill keeps the true one."""
+    driver.faults({"kind": "wrong_model"}, {"kind": "wrong_model", "echo": "claude-opus-5-5"})
+    assert [driver.ask()["model"] for _ in range(2)] == ["claude-of-tomorrow", "claude-opus-5-5"]
+    assert {line["model"] for line in driver.lines} == {"claude-haiku-5-5"}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(401, "authentication_error"), (529, "overloaded_error")]
+)
+def test_any_status(driver: Driver, status: int, kind: str) -> None:
+    """An error of the API's with the status that was asked for."""
+    driver.faults({"kind": "error", "status": status})
+    reply = driver.plan(asking())
+    assert (reply.status, read(reply)["error"]["type"]) == (status, kind)
+    assert driver.lines == []
