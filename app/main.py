@@ -19,6 +19,7 @@ from app.agent.quote import QuoteLimits
 from app.api.app import create_app
 from app.api.gate import Gate
 from app.api.services import Defaults, Services
+from app.api.upstream import UpstreamCollector
 from app.budget.accounts import ServiceLimits, set_service_limits
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock, SystemClock
@@ -199,6 +200,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         metrics=metrics,
         turns=turns,
         live=live,
+        governor=governor,
         clock=clock,
         defaults=_defaults(settings),
         version=__version__,
@@ -206,6 +208,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         space=space,
     )
     metrics.running.set_function(lambda: pool.running)
+    metrics.registry.register(UpstreamCollector(governor))
     app = create_app(__version__, probes_only=role is Role.WORKER)
     app.state.services = services
     terms = LeaseTerms(settings.heartbeat_s, settings.lease_s, settings.run_limit, slots)

@@ -19,6 +19,7 @@ from app.api import (
     sessions,
     spec,
     tasks,
+    upstream,
     usage,
 )
 
@@ -29,7 +30,7 @@ loop, and every dollar is reserved before it is spent.
 Amounts are JSON numbers in USD (`*_usd`), exact to the nano-dollar. Errors are RFC 9457 problems: branch on
 `type`. A spent budget is a 402, never a 429: do not retry it.
 """
-_MODULES = (tasks, retry, sessions, events, ledger, usage, models, quotes, health)
+_MODULES = (tasks, retry, sessions, events, ledger, usage, models, quotes, upstream, health)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 

@@ -14,6 +14,7 @@ from app.budget.turns import Turns
 from app.domain.clock import Clock
 from app.domain.task import AskedComplexity, Complexity
 from app.journal.feed import Feed
+from app.llm.governor.governor import Governor
 from app.llm.live import Live
 from app.llm.pricing import PriceBook
 from app.llm.routing.decide import Thresholds
@@ -62,6 +63,7 @@ class Services:
     metrics: Metrics
     turns: Turns
     live: Live
+    governor: Governor
     clock: Clock
     defaults: Defaults
     version: str

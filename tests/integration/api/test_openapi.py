@@ -33,6 +33,7 @@ ENDPOINTS = {
     ("put", "/tasks/{task_id}/budget"),
     ("post", "/tasks/{task_id}/retry"),
     ("get", "/models"),
+    ("get", "/upstream"),
     ("post", "/quotes"),
     ("get", "/healthz"),
     ("get", "/readyz"),
