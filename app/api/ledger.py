@@ -54,6 +54,7 @@ class LedgerLineOut(BaseModel):
     )
     tokens: Tokens
     web_searches: int
+    cache_saved_usd: float = Field(description="What caching saved on it; negative: what it cost.")
     at: datetime
     confirmed_at: datetime | None = Field(description="When the late answer came.")
 

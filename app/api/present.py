@@ -22,6 +22,10 @@ NO_USAGE: Mapping[str, int] = dict.fromkeys(
 )
 
 
+NOTHING_USED: Mapping[str, int] = {**NO_USAGE, "cache_saved_nano": 0}
+"""Of a task or a session, which say what caching saved, too."""
+
+
 def json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON response."""
     return Response(orjson.dumps(body), status, headers, "application/json")
@@ -50,6 +54,7 @@ def accepted_task(submission: Submission, at_us: int, *, simulated: bool) -> dic
         subtasks_cost_usd=0.0,
         **_money(spec.budget_nano, 0, 0),
         **_used(NO_USAGE),
+        cache=_cache([NOTHING_USED]),
     )
     return shown
 
@@ -77,6 +82,7 @@ def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[st
         subtasks_cost_usd=usd_from_nano(row["spent_nano"] - used["spent_nano"]),
         **_money(row["limit_nano"], row["spent_nano"], row["reserved_nano"]),
         **_used(used),
+        cache=_cache([used]),
     )
     shown["cost_usd"] = usd_from_nano(used["spent_nano"])
     if row["erased_at_us"] is not None:
@@ -111,6 +117,7 @@ def session_usage(
     return {
         "session_id": row["id"],
         **usage(by_model),
+        "cache": _cache(by_model),
         **balance,
         "by_model": {r["model"]: usage([r]) for r in by_model},
         "by_task": {r["task_id"]: usage([r]) for r in tasks if r["calls"]},
@@ -139,6 +146,7 @@ def ledger_line(row: Row) -> dict[str, Any]:
         "presumed_usd": _usd_or_none(row["presumed_nano"]),
         "tokens": {meter: row[f"{meter}_tokens"] for meter in METERS},
         "web_searches": row["web_searches"],
+        "cache_saved_usd": usd_from_nano(row["cache_saved_nano"]),
         "at": rfc3339(row["at_us"]),
         "confirmed_at": None if row["confirmed_at_us"] is None else rfc3339(row["confirmed_at_us"]),
     }
@@ -227,6 +235,15 @@ def _used(used: Row | Mapping[str, int]) -> dict[str, Any]:
             for kind in ("confirmed", "estimated", "presumed")
         },
     }
+
+
+def _cache(rows: Sequence[Row | Mapping[str, int]]) -> dict[str, float]:
+    """What of the prompts was read from the cache, and what that saved."""
+    read = sum(row["cache_read_tokens"] for row in rows)
+    prompt = sum(row[f"{meter}_tokens"] for row in rows for meter in METERS if meter != "output")
+    saved_nano = sum(row["cache_saved_nano"] for row in rows)
+    share = round(read / prompt, 4) if prompt else 0.0
+    return {"read_share": share, "saved_usd": usd_from_nano(saved_nano)}
 
 
 def _retry(row: Row) -> dict[str, Any] | None:

@@ -237,6 +237,18 @@ class Spend(BaseModel):
     presumed_usd: float
 
 
+class CacheOut(BaseModel):
+    """What prompt caching did."""
+
+    read_share: float = Field(
+        ge=0, le=1, description="Of all prompt tokens, how many were read from the cache."
+    )
+    saved_usd: float = Field(
+        description="What the same tokens would have cost without caching, less what they cost; negative where more "
+        "was written than read."
+    )
+
+
 class PausedOut(BaseModel):
     """What a paused task waits for."""
 
@@ -308,6 +320,7 @@ class TaskOut(BaseModel):
     runs: int = Field(description="How often a worker took it up.")
     calls: int = Field(description="Model attempts that were paid or presumed paid.")
     tokens: Tokens
+    cache: CacheOut
     budget_usd: float
     cost_usd: float = Field(description="What its own calls cost: the sum of its ledger's lines.")
     subtasks_cost_usd: float = Field(description="What its sub-tasks drew on its budget.")
@@ -358,6 +371,7 @@ class SessionUsageOut(UsageOut):
     """A session's usage: sums over its ledger's lines."""
 
     session_id: str
+    cache: CacheOut
     budget_usd: float
     reserved_usd: float
     remaining_usd: float

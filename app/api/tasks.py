@@ -183,7 +183,9 @@ async def list_tasks(
     return present.json(
         {
             "tasks": [
-                present.task(f["row"], f["used"] or present.NO_USAGE, simulated=services.simulated)
+                present.task(
+                    f["row"], f["used"] or present.NOTHING_USED, simulated=services.simulated
+                )
                 for f in page
             ],
             "next_cursor": cursor_after(last["created_at_us"], last["id"]) if last else None,

@@ -34,7 +34,7 @@ async def read_task(services: Services, who: Principal, task_id: str) -> dict[st
         row = tx.one("read_task", id=task_id, owner=who.owner)
         if row is None:
             raise NotFound("task", task_id)
-        used = tx.one("usage_of_task", task_id=task_id, owner=who.owner) or present.NO_USAGE
+        used = tx.one("usage_of_task", task_id=task_id, owner=who.owner) or present.NOTHING_USED
         return present.task(row, used, simulated=services.simulated)
 
     return await services.store.read(op)

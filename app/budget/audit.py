@@ -16,7 +16,13 @@ from app.store.tally import Tally, tally
 _AMOUNTS = ("spent_nano", "reserved_nano", "surplus_nano")
 _KINDS = ("confirmed_nano", "estimated_nano", "presumed_nano")
 _METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
-_USED = ("calls", "spent_nano", *_KINDS, *(f"{meter}_tokens" for meter in _METERS))
+_USED = (
+    "calls",
+    "spent_nano",
+    *_KINDS,
+    *(f"{meter}_tokens" for meter in _METERS),
+    "cache_saved_nano",
+)
 PAGE_LIMIT = 1_000
 """Tasks whose lines are read at once, and accounts."""
 DRIFT_LIMIT = 1_000

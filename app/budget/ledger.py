@@ -58,6 +58,8 @@ class Meters:
     web_searches: int = 0
     usage_json: str | None = None
     """The exact usage, where the numbers above do not tell all of it."""
+    cache_saved_nano: int = 0
+    """What caching saved on it; negative where a write cost more than was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +263,7 @@ def _count_in_session(
         calls=calls,
         spent_nano=sum(amounts.values()),
         **{f"{kind}_nano": amounts.get(kind, 0) for kind in Kind},
-        **{name: getattr(meters, name) for name in _TOKENS},
+        **{name: getattr(meters, name) for name in _COUNTED},
     )
 
 
@@ -320,4 +322,4 @@ def _columns(meters: Meters) -> dict[str, object]:
 
 
 _METERS = tuple(field.name for field in fields(Meters))
-_TOKENS = tuple(name for name in _METERS if name.endswith("_tokens"))
+_COUNTED = tuple(name for name in _METERS if name.endswith(("_tokens", "_nano")))

@@ -1,6 +1,6 @@
 """What an attempt's end writes: the settlement and the event that tells of it. Inside a transaction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -59,6 +59,8 @@ def book_answer(
     When this run no longer holds the task, only the truth about its money is taken down.
     """
     meters = meters_of(answer.usage, plain_model=attempt.model)
+    if cost is not None and cost.cache_saved_nano:
+        meters = replace(meters, cache_saved_nano=cost.cache_saved_nano)
     try:
         fence(tx, attempt.subject)
     except StaleLease as stale:
@@ -140,6 +142,7 @@ def book_failure(
     else:
         kind = Kind.ESTIMATED
         meters = meters_of(failure.usage_so_far)
+        meters = replace(meters, cache_saved_nano=cost.cache_saved_nano)
         settled = settle(tx, attempt.id, kind, cost.nano, meters, cost.price_row)
     if settled is None:  # somebody has booked it meanwhile: there is nothing to tell any more
         if known_unbilled(failure):

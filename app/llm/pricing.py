@@ -93,6 +93,8 @@ class Cost:
 
     nano: int
     price_row: str
+    cache_saved_nano: int = 0
+    """What the same tokens would have cost without caching, less what they did cost."""
 
 
 class UnknownModel(Exception):  # noqa: N818  (a finding about the caller's model, not a bug)
@@ -174,21 +176,24 @@ class PriceBook:
         Raises:
             UnknownModel: a part's model has no price.
         """
-        millionths = 0
+        millionths = plain = 0
         row_ids: list[str] = []
         web_search_nano = WEB_SEARCH_NANO
         for model, tokens in usage.parts:
             row = self.row(model, at)
             us_only = usage.inference_geo == "us" and facts_of(model).geo_premium
-            price = row.rates_for(tokens.prompt, usage.speed).of(tokens)
-            millionths += price * (11 if us_only else 10)
+            rates = row.rates_for(tokens.prompt, usage.speed)
+            tenths = 11 if us_only else 10
+            millionths += rates.of(tokens) * tenths
+            plain += (tokens.prompt * rates.input + tokens.output * rates.output) * tenths
             web_search_nano = row.web_search_nano
             if row.row_id not in row_ids:
                 row_ids.append(row.row_id)
         # 10 undoes the geography's tenths; batch halves tokens, not searches.
         divisor = TOKENS_PER_RATE * (20 if usage.service_tier == "batch" else 10)
-        nano = -(-millionths // divisor) + usage.web_searches * web_search_nano
-        return Cost(nano, "+".join(row_ids))
+        nano, plain_nano = -(-millionths // divisor), -(-plain // divisor)
+        searches_nano = usage.web_searches * web_search_nano
+        return Cost(nano + searches_nano, "+".join(row_ids), plain_nano - nano)
 
     def _find(self, model: str, at: date) -> PriceRow:
         name = model.lower()

@@ -23,6 +23,7 @@ LINE = {
     "cache_read_tokens": 0,
     "cache_write_5m_tokens": 0,
     "cache_write_1h_tokens": 0,
+    "cache_saved_nano": 0,
     "web_searches": 0,
     "at_us": 7,
 }
@@ -65,6 +66,7 @@ CONFIRMED = {
     "cache_read_tokens": 0,
     "cache_write_5m_tokens": 0,
     "cache_write_1h_tokens": 0,
+    "cache_saved_nano": 0,
     "web_searches": 0,
     "usage_json": None,
 }

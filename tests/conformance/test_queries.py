@@ -38,6 +38,7 @@ SUM: dict[str, object] = {
     "cache_read_tokens": 0,
     "cache_write_5m_tokens": 0,
     "cache_write_1h_tokens": 0,
+    "cache_saved_nano": 0,
 }
 PAGE = {"owner": "local", "before_us": 2**62, "before_id": "", "limit": 10}
 

@@ -46,10 +46,10 @@ VALUES (:task_id, :step, :attempt, 0, 'reservation', :owner, :session_id, :run, 
 -- name: add_line
 INSERT INTO ledger_lines (task_id, step, attempt, ended, entry, kind, owner, session_id, run, model, price_row,
     key_id, agent, bound, scopes, amount_nano, surplus_nano, input_tokens, output_tokens, cache_read_tokens,
-    cache_write_5m_tokens, cache_write_1h_tokens, web_searches, usage_json, at_us)
+    cache_write_5m_tokens, cache_write_1h_tokens, web_searches, usage_json, cache_saved_nano, at_us)
 VALUES (:task_id, :step, :attempt, :ended, :entry, :kind, :owner, :session_id, :run, :model, :price_row,
     :key_id, :agent, :bound, :scopes, :amount_nano, :surplus_nano, :input_tokens, :output_tokens, :cache_read_tokens,
-    :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :usage_json, :at_us);
+    :cache_write_5m_tokens, :cache_write_1h_tokens, :web_searches, :usage_json, :cache_saved_nano, :at_us);
 
 -- name: presumed_line
 -- By run as well: a refused run may have had the same number in mind.
@@ -62,7 +62,7 @@ UPDATE ledger_lines SET kind = 'confirmed', presumed_nano = amount_nano, confirm
     amount_nano = :amount_nano, surplus_nano = :surplus_nano, price_row = :price_row,
     input_tokens = :input_tokens, output_tokens = :output_tokens, cache_read_tokens = :cache_read_tokens,
     cache_write_5m_tokens = :cache_write_5m_tokens, cache_write_1h_tokens = :cache_write_1h_tokens,
-    web_searches = :web_searches, usage_json = :usage_json
+    web_searches = :web_searches, usage_json = :usage_json, cache_saved_nano = :cache_saved_nano
 WHERE task_id = :task_id AND step = :step AND attempt = :attempt AND ended = 1 AND run = :run AND kind = 'presumed';
 
 -- name: open_reservation
@@ -88,15 +88,17 @@ SELECT COUNT(*) AS calls, COALESCE(SUM(amount_nano + surplus_nano), 0) AS spent_
     COALESCE(SUM(input_tokens), 0) AS input_tokens, COALESCE(SUM(output_tokens), 0) AS output_tokens,
     COALESCE(SUM(cache_read_tokens), 0) AS cache_read_tokens,
     COALESCE(SUM(cache_write_5m_tokens), 0) AS cache_write_5m_tokens,
-    COALESCE(SUM(cache_write_1h_tokens), 0) AS cache_write_1h_tokens
+    COALESCE(SUM(cache_write_1h_tokens), 0) AS cache_write_1h_tokens,
+    COALESCE(SUM(cache_saved_nano), 0) AS cache_saved_nano
 FROM ledger_lines WHERE task_id = :task_id AND owner = :owner AND entry = 'settlement';
 
 -- name: count_in_session
 -- One more settlement in what its session used; a correction of one counts the difference, and no call.
 INSERT INTO session_usage (owner, session_id, model, calls, spent_nano, confirmed_nano, estimated_nano, presumed_nano,
-    input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens)
+    input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, cache_saved_nano)
 VALUES (:owner, :session_id, :model, :calls, :spent_nano, :confirmed_nano, :estimated_nano, :presumed_nano,
-    :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_5m_tokens, :cache_write_1h_tokens)
+    :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_5m_tokens, :cache_write_1h_tokens,
+    :cache_saved_nano)
 ON CONFLICT (owner, session_id, model) DO UPDATE SET
     calls = session_usage.calls + excluded.calls,
     spent_nano = session_usage.spent_nano + excluded.spent_nano,
@@ -107,7 +109,8 @@ ON CONFLICT (owner, session_id, model) DO UPDATE SET
     output_tokens = session_usage.output_tokens + excluded.output_tokens,
     cache_read_tokens = session_usage.cache_read_tokens + excluded.cache_read_tokens,
     cache_write_5m_tokens = session_usage.cache_write_5m_tokens + excluded.cache_write_5m_tokens,
-    cache_write_1h_tokens = session_usage.cache_write_1h_tokens + excluded.cache_write_1h_tokens;
+    cache_write_1h_tokens = session_usage.cache_write_1h_tokens + excluded.cache_write_1h_tokens,
+    cache_saved_nano = session_usage.cache_saved_nano + excluded.cache_saved_nano;
 
 -- name: totals_of_session
 -- The whole session, one row a model.
@@ -123,7 +126,8 @@ SELECT t.id AS task_id, t.created_at_us, COUNT(l.task_id) AS calls,
     COALESCE(SUM(l.input_tokens), 0) AS input_tokens, COALESCE(SUM(l.output_tokens), 0) AS output_tokens,
     COALESCE(SUM(l.cache_read_tokens), 0) AS cache_read_tokens,
     COALESCE(SUM(l.cache_write_5m_tokens), 0) AS cache_write_5m_tokens,
-    COALESCE(SUM(l.cache_write_1h_tokens), 0) AS cache_write_1h_tokens
+    COALESCE(SUM(l.cache_write_1h_tokens), 0) AS cache_write_1h_tokens,
+    COALESCE(SUM(l.cache_saved_nano), 0) AS cache_saved_nano
 FROM (SELECT id, created_at_us FROM tasks
       WHERE owner = :owner AND session_id = :session_id AND (created_at_us, id) < (:before_us, :before_id)
       ORDER BY created_at_us DESC, id DESC LIMIT :limit) AS t
@@ -136,21 +140,22 @@ SELECT owner, session_id, model, SUM(calls) AS calls, SUM(spent_nano) AS spent_n
     SUM(confirmed_nano) AS confirmed_nano, SUM(estimated_nano) AS estimated_nano, SUM(presumed_nano) AS presumed_nano,
     SUM(input_tokens) AS input_tokens, SUM(output_tokens) AS output_tokens,
     SUM(cache_read_tokens) AS cache_read_tokens, SUM(cache_write_5m_tokens) AS cache_write_5m_tokens,
-    SUM(cache_write_1h_tokens) AS cache_write_1h_tokens
+    SUM(cache_write_1h_tokens) AS cache_write_1h_tokens, SUM(cache_saved_nano) AS cache_saved_nano
 FROM (SELECT owner, session_id, model, calls, spent_nano, confirmed_nano, estimated_nano, presumed_nano,
-          input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens
+          input_tokens, output_tokens, cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, cache_saved_nano
       FROM session_usage
       UNION ALL
       SELECT owner, session_id, model, -1, -amount_nano - surplus_nano,
           CASE WHEN kind = 'confirmed' THEN -amount_nano - surplus_nano ELSE 0 END,
           CASE WHEN kind = 'estimated' THEN -amount_nano - surplus_nano ELSE 0 END,
           CASE WHEN kind = 'presumed' THEN -amount_nano - surplus_nano ELSE 0 END,
-          -input_tokens, -output_tokens, -cache_read_tokens, -cache_write_5m_tokens, -cache_write_1h_tokens
+          -input_tokens, -output_tokens, -cache_read_tokens, -cache_write_5m_tokens, -cache_write_1h_tokens,
+          -cache_saved_nano
       FROM ledger_lines WHERE entry = 'settlement' AND task_id >= '') AS both_sides
 GROUP BY owner, session_id, model
 HAVING SUM(calls) <> 0 OR SUM(spent_nano) <> 0 OR SUM(confirmed_nano) <> 0 OR SUM(estimated_nano) <> 0
     OR SUM(presumed_nano) <> 0 OR SUM(input_tokens) <> 0 OR SUM(output_tokens) <> 0 OR SUM(cache_read_tokens) <> 0
-    OR SUM(cache_write_5m_tokens) <> 0 OR SUM(cache_write_1h_tokens) <> 0
+    OR SUM(cache_write_5m_tokens) <> 0 OR SUM(cache_write_1h_tokens) <> 0 OR SUM(cache_saved_nano) <> 0
 ORDER BY owner, session_id, model;
 
 -- name: ledger_of_task

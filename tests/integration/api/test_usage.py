@@ -59,6 +59,7 @@ def _line(number: int, **given: Any) -> Line:
         "surplus_nano": 0,
         "web_searches": 0,
         "usage_json": None,
+        "cache_saved_nano": 0,
         "at_us": START_US,
     }
     return {**fields, **given}
