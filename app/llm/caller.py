@@ -209,9 +209,11 @@ class Caller:
             )
         raise self._sat_out(call, wait_s)
 
-    def _is_down(self, model: str) -> bool:
-        """The upstream fails nearly everybody, by what retries or all calls have met."""
-        return self._retries.drained(model) or self._governor.outage_s(model) is not None
+    def _is_down(self, model: str, failures: int) -> bool:
+        """The upstream fails nearly everybody, by what retries or all calls have met; sooner seen with a last attempt."""
+        if self._retries.drained(model) or self._governor.outage_s(model) is not None:
+            return True
+        return failures >= self._limits.retry.max_attempts and self._retries.fails_all(model)
 
     def _sat_out(self, call: Call, wait_s: float) -> Parked:
         self._retries.line_up(call.request.model, call.subject.task_id, wait_s)
@@ -281,13 +283,14 @@ class Caller:
         if tries.failing_since_s is None:
             tries.failing_since_s = self._first_failure_s(tries, started_s)
         tries.retry_of, model = failure.error_type, call.request.model
+        self._retries.failed(model, call.subject.task_id)
         decision = decide(
             failure,
             attempt=tries.failures,
             elapsed_s=now_s - tries.failing_since_s,
             left_s=call.deadline_s - now_s,
             limits=self._limits.retry,
-            outage_s=self._retries.pause_s(model) if self._is_down(model) else None,
+            outage_s=self._retries.pause_s(model) if self._is_down(model, tries.failures) else None,
         )
         cost = self._broken_off(failure, held)
         overcharged = cost is not None and cost.nano > held.amount_nano

@@ -16,6 +16,8 @@ import backoff
 from app.domain.clock import Clock
 
 CALLED_PER_ANSWER = 2
+EVERYBODY = 3
+"""So many tasks that a model fails, and none that it answers: then it is not their own fault."""
 _CROWD = 50
 """So many that wait look again half as often as one alone: it is their process's time, not the upstream's."""
 _SELDOM = 10
@@ -44,6 +46,8 @@ class _Bucket:
     """Tasks, those that lined up first before the others, and until when they are expected."""
     called: dict[str, float] = field(default_factory=dict)
     """Tasks that may go on for nothing, and until when."""
+    struck: set[str] = field(default_factory=set)
+    """Tasks, a few of them, that the model has failed since it last answered."""
 
 
 class RetryBudget:
@@ -77,6 +81,16 @@ class RetryBudget:
         """There is not enough for another retry: the upstream fails nearly everybody."""
         return self._filled(model).tokens < self._terms.cost
 
+    def failed(self, model: str, task_id: str) -> None:
+        """The model has failed the task's call."""
+        struck = self._filled(model).struck
+        if len(struck) < EVERYBODY:
+            struck.add(task_id)
+
+    def fails_all(self, model: str) -> bool:
+        """It has failed several tasks, and answered none in between: it is not one of them that is at fault."""
+        return len(self._filled(model).struck) >= EVERYBODY
+
     def tokens(self, model: str) -> float:
         """What is left."""
         return self._filled(model).tokens
@@ -103,6 +117,7 @@ class RetryBudget:
         """The model has answered somebody."""
         bucket = self._filled(model)
         bucket.tokens = min(bucket.tokens + 1, self._terms.capacity)
+        bucket.struck.clear()
         if not bucket.waiting:
             return
         now_s = self._clock.monotonic_s()

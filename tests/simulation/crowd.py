@@ -15,6 +15,7 @@ from app.domain.clock import US_PER_S
 from app.domain.ids import ENTROPY
 from app.llm.anthropic import REFERENCE_HEADER
 from app.simulator.core import Simulator
+from app.simulator.fault_rules import load_rules
 from app.simulator.limits import Limits
 from tests.simulation.loop import SeededLoop
 from tests.simulation.now import WORLD, Nature, VirtualClock, pause
@@ -24,8 +25,8 @@ from tests.simulation.upstream import URL
 from tests.support.clock import START_US
 
 _ENDED = {"succeeded", "failed", "cancelled"}
-_LOOK_S = 5.0
 _LONGEST_S = 7_200.0
+_OVERLOADED = {"kind": "overloaded", "probability": 1}
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ class Course:
     """Each request: when it arrived, how it was answered, and for which session. The last thousand."""
     requeued: Counter[str]
     """Why tasks were given back."""
+    cost_usd: float = 0.0
+    """Of all tasks together, by what was billed and by what the service says."""
+    billed_usd: float = 0.0
 
     @property
     def refused(self) -> int:
@@ -65,15 +69,28 @@ class Course:
         return max(sum(t <= at_s < t + window_s for at_s in times) for t in times)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    waves: Sequence[Wave]
+    down: tuple[float, float]
+    fault: dict[str, Any] | None
+    look_s: float
+
+
 def crowd(
     seed: int,
     limits: Limits,
     waves: Sequence[Wave],
     *,
     down: tuple[float, float] = (0, 0),
+    overloaded: bool = False,
+    look_s: float = 5.0,
     **given: Any,
 ) -> Course:
-    """Let the tasks come and end. In the seconds `down` (from, to) no request finds a connection."""
+    """Let the tasks come and end; every `look_s` seconds somebody looks whether they have.
+
+    In the seconds `down` (from, to) no request finds a connection; or each is answered with 529, if `overloaded`.
+    """
     state = random.getstate()
     random.seed(seed)  # jitter of waits
     try:
@@ -87,18 +104,14 @@ def crowd(
                 session_budget_usd=100,
                 **given,
             )
-            return Context().run(_crowd, seed, limits, waves, down, chosen)
+            fault = _OVERLOADED if overloaded else None
+            plan = _Plan(waves, down, fault, look_s)
+            return Context().run(_crowd, seed, limits, plan, chosen)
     finally:
         random.setstate(state)
 
 
-def _crowd(
-    seed: int,
-    limits: Limits,
-    waves: Sequence[Wave],
-    down: tuple[float, float],
-    chosen: settings.Settings,
-) -> Course:
+def _crowd(seed: int, limits: Limits, plan: _Plan, chosen: settings.Settings) -> Course:
     loop, nature = SeededLoop(seed), Nature(seed, random.Random(f"{seed}/nature"))  # noqa: S311
     WORLD.set(nature)
     ENTROPY.set(random.Random(f"{seed}/ids").randbytes)  # noqa: S311
@@ -106,7 +119,7 @@ def _crowd(
         nature.simulator = Simulator(VirtualClock(nature), seed=seed, limits=limits)
         begun = list[Process]()
         try:
-            course = loop.run_until_complete(_live(nature, chosen, begun, waves, down))
+            course = loop.run_until_complete(_live(nature, chosen, begun, plan))
         finally:
             nature.over = True
             loop.abandon([*begun])
@@ -115,19 +128,15 @@ def _crowd(
 
 
 async def _live(
-    nature: Nature,
-    chosen: settings.Settings,
-    begun: list[Process],
-    waves: Sequence[Wave],
-    down: tuple[float, float],
+    nature: Nature, chosen: settings.Settings, begun: list[Process], plan: _Plan
 ) -> Course:
     process = Process(nature, chosen, SimulatedStore)
     begun.append(process)
     await process.up.wait()
-    outage = asyncio.create_task(_outage(nature, down))
-    accepted = await asyncio.gather(*(_submitted(process, wave) for wave in waves))
+    outage = asyncio.create_task(_outage(nature, plan))
+    accepted = await asyncio.gather(*(_submitted(process, wave) for wave in plan.waves))
     sessions = dict(pair for pairs in accepted for pair in pairs)
-    tasks = await _ended(process, list(sessions))
+    tasks = await _ended(process, list(sessions), plan.look_s)
     await outage
     requeued = Counter[str]()
     for task_id in sessions:
@@ -135,16 +144,27 @@ async def _live(
         given_back = [e for e in page["events"] if e["type"] == "task_requeued"]
         requeued.update(e["data"]["reason"] for e in given_back)
     await process.stop()
-    return Course(Counter(task["status"] for task in tasks), _sent(nature, sessions), requeued)
+    return Course(
+        Counter(task["status"] for task in tasks),
+        _sent(nature, sessions),
+        requeued,
+        cost_usd=sum(task["cost_usd"] for task in tasks),
+        billed_usd=nature.simulator.bill.total.nano / 1e9,
+    )
 
 
-async def _outage(nature: Nature, down: tuple[float, float]) -> None:
-    from_s, to_s = down
-    if to_s > from_s:
-        await pause(from_s)
+async def _outage(nature: Nature, plan: _Plan) -> None:
+    from_s, to_s = plan.down
+    if to_s <= from_s:
+        return
+    await pause(from_s)
+    if plan.fault is None:
         nature.network_fails = 1.0
-        await pause(to_s - from_s)
-        nature.network_fails = 0.0
+    else:
+        load_rules(nature.simulator.faults, {"random": [plan.fault]})
+    await pause(to_s - from_s)
+    nature.network_fails = 0.0
+    load_rules(nature.simulator.faults, {})
 
 
 async def _submitted(process: Process, wave: Wave) -> list[tuple[str, str]]:
@@ -158,15 +178,15 @@ async def _submitted(process: Process, wave: Wave) -> list[tuple[str, str]]:
     return found
 
 
-async def _ended(process: Process, task_ids: list[str]) -> list[dict[str, Any]]:
+async def _ended(process: Process, task_ids: list[str], look_s: float) -> list[dict[str, Any]]:
     ended, left = list[dict[str, Any]](), task_ids
-    for _ in range(int(_LONGEST_S / _LOOK_S)):
+    for _ in range(int(_LONGEST_S / look_s)):
         shown = [(await process.request("GET", f"/tasks/{task_id}"))[1] for task_id in left]
         ended += [task for task in shown if task["status"] in _ENDED]
         left = [task["id"] for task in shown if task["status"] not in _ENDED]
         if not left:
             return ended
-        await pause(_LOOK_S)
+        await pause(look_s)
     raise AssertionError(f"{len(left)} tasks never ended")
 
 

@@ -113,3 +113,13 @@ async def test_what_was_met_in_the_outage_counts_no_more(tmp_path: Path) -> None
         tries = Tries(2, 1)
         await parked(desk, claim, tries)
         assert (tries.made, tries.failures, tries.failing_since_s) == (3, 0, None)
+
+
+async def test_the_last_attempt_of_one_among_many(tmp_path: Path) -> None:
+    """Who has used up its attempts where others fail as well waits with them, and has all of its attempts again."""
+    script = [overloaded() for _ in range(3)]
+    async with open_desk(tmp_path, *script, max_attempts=1) as desk:
+        for name in ("a", "b"):
+            with pytest.raises(CallFailed):
+                await desk.ask(call_of(await claimed(desk.store, name)))
+        assert (await parked(desk, await claimed(desk.store, "c"))).reason == "upstream_outage"

@@ -111,3 +111,16 @@ def test_a_crowd_looks_more_seldom() -> None:
     for number in range(1_000):
         budget.line_up(MODEL, str(number), 30)
     assert all(150 <= budget.pause_s(MODEL) <= 300 for _ in range(50))
+
+
+def test_what_strikes_everybody_is_nobodys_fault() -> None:
+    """Three tasks that a model fails, with no answer in between; one that fails thrice is not enough."""
+    budget = RetryBudget(FakeClock())
+    for task_id in ("a", "a", "a", "b"):
+        budget.failed(MODEL, task_id)
+    assert not budget.fails_all(MODEL)
+    budget.failed(MODEL, "c")
+    assert budget.fails_all(MODEL)
+    assert not budget.fails_all(OTHER)
+    budget.answered(MODEL)
+    assert not budget.fails_all(MODEL)
