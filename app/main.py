@@ -28,6 +28,8 @@ from app.domain.lease import Lease
 from app.domain.money import nano_from_usd
 from app.journal.feed import Feed
 from app.journal.views import LogView, MetricsView
+from app.llm.batching.items import give_up
+from app.llm.batching.port import SellsBatches
 from app.llm.call import Drain
 from app.llm.caller import Caller, CallLimits
 from app.llm.catalog import retiring
@@ -42,7 +44,15 @@ from app.llm.routing.decide import Thresholds
 from app.llm.routing.score import shipped
 from app.observe.logs import Redactor
 from app.observe.metrics import Metrics
-from app.opening import load_prices, load_tools, make_provider, make_store, today
+from app.opening import (
+    load_prices,
+    load_tools,
+    make_batch_keeper,
+    make_economy,
+    make_provider,
+    make_store,
+    today,
+)
 from app.queue.caps import Caps
 from app.queue.embedded import EmbeddedQueue
 from app.queue.port import Queue
@@ -55,6 +65,7 @@ from app.store.sqlite import SqliteStore
 from app.store.timely import TimelyStore
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
+from app.worker.batches import BatchKeeper
 from app.worker.housekeeper import Housekeeper
 from app.worker.keeper import LeaseKeeper, LeaseTerms
 from app.worker.pool import WorkerPool
@@ -92,6 +103,7 @@ class Service:
     tools: ToolRegistry
     simulator: RunningServer | None
     housekeeper: Housekeeper
+    batches: BatchKeeper | None
     ears: Ears | None
     grace_s: float
 
@@ -105,6 +117,8 @@ class Service:
         self.services.feed.stop()
         await self.keeper.stop_rescuing()
         await self.services.queue.stop()
+        if self.batches is not None:
+            await self.batches.stop()
         await self.pool.stop(self.grace_s)
         await self.keeper.leave()
 
@@ -188,6 +202,9 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
     )
     feed.add_view(housekeeper.on_event)
+    batches = make_batch_keeper(settings, store, provider, prices, clock) if slots else None
+    if batches is not None:
+        feed.add_view(batches.on_event)
     store.listener = feed.publish
     asked = store if store.alone else TimelyStore(store, API_STORE_LIMIT_S)
     services = Services(
@@ -206,6 +223,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         version=__version__,
         simulated=settings.simulated,
         space=space,
+        takes_batches=isinstance(provider, SellsBatches),
     )
     metrics.running.set_function(lambda: pool.running)
     metrics.registry.register(UpstreamCollector(governor))
@@ -214,8 +232,8 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     terms = LeaseTerms(settings.heartbeat_s, settings.lease_s, settings.run_limit, slots)
     keeper = LeaseKeeper(store, clock, lease, terms, pool.abandon, metrics, alone=store.alone)
     ears = _ears(settings, store, services, pool)
-    held = app, services, pool, keeper, store, provider, tools, simulator, housekeeper, ears
-    return Service(*held, settings.grace_s)
+    held = app, services, pool, keeper, store, provider, tools, simulator
+    return Service(*held, housekeeper, batches, ears, settings.grace_s)
 
 
 def _queue(
@@ -239,6 +257,7 @@ def _queue(
         paused_limit=settings.paused_limit,
         caps=Caps(settings.session_concurrency, settings.key_concurrency),
         space=space,
+        before_end=give_up,
     )
 
 
@@ -300,6 +319,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         retries=RetryBudget(clock, terms, turns.call),
         governor=governor,
     )
+    asks = store, provider, prices, turns, clock, drain, redactor
     return AgentLoop(
         store,
         caller,
@@ -310,6 +330,7 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
             timeout_limit_s=settings.tool_timeout_s,
         ),
         stream_above_tokens=settings.stream_above_tokens,
+        economy=make_economy(settings, *asks, service_limits(settings)),
         cheaper=tiers.cheaper,
         ladder=Ladder(tiers.stronger, tiers.row, settings.escalation_limit),
         drain=drain,
@@ -346,6 +367,8 @@ async def begin(service: Service, settings: Settings) -> None:
     await service.services.queue.start()
     service.pool.start()
     service.housekeeper.start()
+    if service.batches is not None:
+        service.batches.start()
     if service.ears is not None:
         service.ears.start()
 
@@ -380,5 +403,6 @@ def _defaults(settings: Settings) -> Defaults:
         max_steps=settings.max_steps,
         max_tokens=settings.max_tokens,
         deadline_s=settings.task_deadline_s,
+        economy_deadline_s=settings.economy_deadline_s,
         ageing_us=int(settings.priority_ageing_s * US_PER_S),
     )

@@ -2,20 +2,29 @@
 
 from datetime import UTC, date, datetime
 
+from app.budget.accounts import ServiceLimits
+from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock, SystemClock
 from app.domain.errors import StoreUnavailable
 from app.llm.anthropic import AnthropicProvider
+from app.llm.batching.economy import Economy
+from app.llm.batching.port import SellsBatches
+from app.llm.call import Drain
 from app.llm.price_overrides import PriceFileError
 from app.llm.pricing import PriceBook, UnknownModel
 from app.llm.provider import Provider
+from app.llm.retry import RetryLimits
+from app.observe.logs import Redactor
 from app.settings import Settings, SettingsError, variable
 from app.simulator.server import RunningServer
-from app.store.port import ListenedStore
+from app.store.port import ListenedStore, Store
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME
 from app.tools.builtin import builtin_tools
 from app.tools.errors import ToolSetupError
 from app.tools.registry import ToolRegistry
+from app.worker.batch_rows import BatchLimits
+from app.worker.batches import BatchKeeper
 
 
 def make_store(settings: Settings, clock: Clock | None = None) -> ListenedStore:
@@ -101,6 +110,46 @@ def make_provider(settings: Settings, simulator: RunningServer | None) -> Provid
         )
     except ValueError as error:
         raise SettingsError([f"ANTHROPIC_API_KEY: {error}."]) from error
+
+
+def make_economy(  # noqa: PLR0917  (as in main: each part is named where it is made)
+    settings: Settings,
+    store: Store,
+    provider: Provider,
+    prices: PriceBook,
+    turns: Turns,
+    clock: Clock,
+    drain: Drain,
+    redactor: Redactor,
+    service: ServiceLimits,
+) -> Economy | None:
+    """Who asks in batches, where the provider takes any."""
+    if not isinstance(provider, SellsBatches):
+        return None
+    return Economy(
+        store,
+        provider.batches,
+        prices,
+        turns,
+        clock,
+        RetryLimits(settings.retry_attempts, settings.retry_total_s),
+        wait_s=settings.park_after_s,
+        drain=drain,
+        redactor=redactor,
+        service=service,
+    )
+
+
+def make_batch_keeper(
+    settings: Settings, store: Store, provider: Provider, prices: PriceBook, clock: Clock
+) -> BatchKeeper | None:
+    """Who looks after batches, where the provider takes any."""
+    if not isinstance(provider, SellsBatches):
+        return None
+    limits = BatchLimits(
+        settings.batch_linger_s, settings.batch_items, settings.batch_bytes, settings.batch_poll_s
+    )
+    return BatchKeeper(store, provider.batches, prices, clock, limits)
 
 
 def today(clock: Clock) -> date:

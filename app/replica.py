@@ -8,6 +8,7 @@ from app.domain.lease import Lease
 from app.journal.feed import Feed
 from app.journal.hints import hint_text
 from app.journal.journal import Recorded
+from app.llm.batching.items import give_up
 from app.queue.caps import Caps
 from app.queue.dispatch import Dispatch
 from app.queue.distributed import Bounds, DistributedQueue
@@ -37,6 +38,7 @@ def shared_queue(
         settings.queue_limit,
         settings.paused_limit,
         Caps(settings.session_concurrency, settings.key_concurrency),
+        give_up,
     )
     return DistributedQueue(store, clock, dispatch, bounds, lease if takes else None)
 

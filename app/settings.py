@@ -163,6 +163,29 @@ class Settings(BaseSettings):
     )
     task_deadline_s: Seconds = Field(1_800.0, description="Seconds until a task is given up.")
 
+    economy_deadline_s: Seconds = Field(
+        90_000.0,
+        description="The same for a task with `urgency: economy`: batches may take a day.",
+    )
+    batch_linger_s: Annotated[float, Field(ge=0, le=3_600)] = Field(
+        10.0, description="Seconds the first economy question waits for others to be sent with."
+    )
+    batch_items: int = Field(
+        1_000,
+        ge=1,
+        le=10_000,
+        description="Questions in one batch, at most: then it is sent at once.",
+    )
+    batch_bytes: int = Field(
+        33_554_432,
+        ge=1_048_576,
+        le=134_217_728,
+        description="Bytes of one batch, as far as one question does not have more.",
+    )
+    batch_poll_s: Annotated[float, Field(ge=0.01, le=3_600)] = Field(
+        30.0, description="Seconds between two looks at a batch."
+    )
+
     # The queue and the workers
     workers: int = Field(64, ge=1, le=10_000, description="Tasks in flight per process.")
     queue_limit: int = Field(

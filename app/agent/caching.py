@@ -8,6 +8,7 @@ from app.agent.burst import Bursts, Place
 from app.agent.habits import Habit, Habits
 from app.agent.transcript import Transcript
 from app.domain.clock import US_PER_S, Clock
+from app.domain.task import Urgency
 from app.llm.answers import to_json
 from app.llm.cache_plan import (
     LIFETIME_S,
@@ -93,7 +94,8 @@ class Caching:
 
     def _rates(self, transcript: Transcript, tools: tuple[JsonObject, ...]) -> Rates | None:
         """None where nothing is cached: the budget's last turn, or not enough to be worth a thought."""
-        if self._row is None or transcript.closing:
+        economy = transcript.spec.urgency is Urgency.ECONOMY
+        if self._row is None or transcript.closing or economy:  # a batch comes hours later
             return None
         minimum = facts_of(transcript.model).cache_minimum_tokens
         if not transcript.caching.ends:

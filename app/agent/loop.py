@@ -14,10 +14,19 @@ from app.budget.ledger import Settled
 from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.lease import Lease
-from app.domain.task import Bound, BudgetPolicy, Claim, Conclusion, Outcome, TaskError
+from app.domain.task import (
+    Bound,
+    BudgetPolicy,
+    Claim,
+    Conclusion,
+    Outcome,
+    TaskError,
+    Urgency,
+)
 from app.journal.events import ModelEscalated, ToolFinished, ToolStarted
 from app.journal.journal import append, fence, may_start
 from app.llm.answers import ToolUse, to_json
+from app.llm.batching.economy import Economy
 from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.caller import Caller
 from app.llm.models import facts_of
@@ -71,6 +80,7 @@ class AgentLoop:
         *,
         tool_limits: ToolLimits,
         stream_above_tokens: int,
+        economy: Economy | None = None,
         cheaper: Cheaper = no_cheaper,
         ladder: Ladder = NO_LADDER,
         drain: Drain | None = None,
@@ -84,6 +94,7 @@ class AgentLoop:
         self._classifier = Classifier(store, caller, clock)
         self._ladder = ladder
         self._caller = caller
+        self._economy = economy
         self._tools = tools
         self._clock = clock
         self._tool_limits = tool_limits
@@ -163,7 +174,8 @@ class AgentLoop:
                     verdict = AskAgain("escalate")
                 return _Recorded(verdict, job, call.step, up)
 
-            answer, move, settled = await self._caller.ask(call, decide)
+            asker = self._economy if call.economy and self._economy is not None else self._caller
+            answer, move, settled = await asker.ask(call, decide)
             asking.answered(answer.usage, onward=not isinstance(move.verdict, Finish))
         transcript.answered(answer, move.name)
         if move.escalated is not None:
@@ -202,6 +214,7 @@ class AgentLoop:
             closing=transcript.closing_turn() if finalize else None,
             bound=bound,
             agent=claim.spec.agent,
+            economy=claim.spec.urgency is Urgency.ECONOMY and self._economy is not None,
             live=True,
         )
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from app.agent.classify import question
 from app.agent.transcript import TOOL_CALLS_LIMIT, enlarged_max_tokens
-from app.domain.task import BudgetPolicy, TaskSpec
+from app.domain.task import BudgetPolicy, TaskSpec, Urgency
 from app.llm.bound import CacheUse, UnboundedContent, prompt_bound, worst_case_nano
 from app.llm.models import ModelFacts, facts_of
-from app.llm.pricing import PriceRow
+from app.llm.pricing import BATCH_DIVISOR, PriceRow
 from app.llm.provider import JsonObject, ModelRequest
 
 _TURN_TOKENS = 400
@@ -75,7 +75,7 @@ def worst_nano(
         # answer it follows; without tools no other one is kept.
         if spec.downgrade or (spec.escalate and spec.tools):
             prompt = facts.context_window_tokens
-    return total
+    return at_tier(spec, total)
 
 
 def classifier_worst_nano(spec: TaskSpec, row: PriceRow, limits: QuoteLimits) -> int:
@@ -96,7 +96,12 @@ def likely_nano(spec: TaskSpec, row: PriceRow, tools: tuple[JsonObject, ...]) ->
     for _ in range(steps):
         exact += prompt * rates.input + output * rates.output
         prompt = _grown(prompt + output + LIKELY_RESULT_TOKENS, facts)
-    return -(-exact // 1_000_000)
+    return at_tier(spec, -(-exact // 1_000_000))
+
+
+def at_tier(spec: TaskSpec, nano: int) -> int:
+    """What costs so much when it is asked at once, at the price of the task's urgency."""
+    return -(-nano // BATCH_DIVISOR) if spec.urgency is Urgency.ECONOMY else nano
 
 
 def _dearest_cache(spec: TaskSpec, facts: ModelFacts, prompt: int, steps_left: int) -> CacheUse:

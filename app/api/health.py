@@ -58,12 +58,16 @@ async def metrics(request: Request) -> Response:
     """Counters from the journal's events, gauges read now."""
     services = services_of(request)
 
-    def op(tx: Tx) -> tuple[list[Row], int]:
+    def op(tx: Tx) -> tuple[list[Row], int, list[Row]]:
         held = tx.one("reserved_now")
-        return list(tx.all("queue_state")), held["reserved_nano"] if held else 0
+        queue, batches = list(tx.all("queue_state")), list(tx.all("batch_state"))
+        return queue, held["reserved_nano"] if held else 0, batches
 
-    rows, reserved_nano = await services.store.read(op)
+    rows, reserved_nano, batches = await services.store.read(op)
     _set_gauges(services, rows, reserved_nano)
+    services.metrics.batch_depth.clear()
+    for row in batches:
+        services.metrics.batch_depth.labels(row["state"]).set(row["item_count"])
     return Response(
         services.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
     )

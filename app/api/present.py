@@ -9,10 +9,10 @@ from fastapi import Response
 from app.api.submit import Submission
 from app.domain.clock import US_PER_S, rfc3339
 from app.domain.money import usd_from_nano
-from app.domain.task import Outcome, Routing, TaskSpec, TaskStatus
+from app.domain.task import Outcome, Routing, TaskSpec, TaskStatus, Urgency
 from app.queue.retrying import needs, used_steps
 from app.queue.verbs import spec_of
-from app.store.port import Row
+from app.store.port import Row, Tx
 
 METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 NO_USAGE: Mapping[str, int] = dict.fromkeys(
@@ -43,6 +43,7 @@ def accepted_task(submission: Submission, at_us: int, *, simulated: bool) -> dic
         error=None,
         retry=None,
         paused=None,
+        batch=None,
         steps=0,
         runs=0,
         created_at=rfc3339(at_us),
@@ -59,8 +60,10 @@ def accepted_task(submission: Submission, at_us: int, *, simulated: bool) -> dic
     return shown
 
 
-def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[str, Any]:
-    """A task from its row, with what its ledger lines sum up to."""
+def task(
+    row: Row, used: Row | Mapping[str, int], *, simulated: bool, item: Row | None = None
+) -> dict[str, Any]:
+    """A task from its row, with what its ledger lines sum up to, and its item of a batch."""
     shown = _head(row["id"], row["session_id"], spec_of(row["spec"]), row["priority"])
     shown.update(
         status=row["status"],
@@ -70,6 +73,7 @@ def task(row: Row, used: Row | Mapping[str, int], *, simulated: bool) -> dict[st
         error=_loads(row["error_json"]),
         retry=_retry(row),
         paused=_paused(row["paused_json"]),
+        batch=_batch(item),
         steps=row["step_count"],
         runs=row["run_count"],
         created_at=rfc3339(row["created_at_us"]),
@@ -197,6 +201,7 @@ def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[
         "run_at": _instant(spec.run_at_us),
         "max_steps": spec.max_steps,
         "max_tokens": spec.max_tokens,
+        "urgency": spec.urgency,
         "on_budget": spec.on_budget,
         "downgrade": spec.downgrade,
         "escalate": spec.escalate,
@@ -271,6 +276,25 @@ def _paused(text: str | None) -> dict[str, Any] | None:
         **money,
         "resets_at": resets_at,
     }
+
+
+def batch_item(tx: Tx, row: Row) -> Row | None:
+    """The question of an economy task that has not ended, where it is on its way."""
+    if row["outcome"] is not None or spec_of(row["spec"]).urgency is not Urgency.ECONOMY:
+        return None
+    found = [i for i in tx.all("batch_items_of_task", task_id=row["id"]) if not i["given_up"]]
+    return found[-1] if found else None
+
+
+def _batch(item: Row | None) -> dict[str, Any] | None:
+    if item is None:
+        return None
+    if item["result"] is not None:
+        state = "returned"
+    else:
+        state = "waiting" if item["provider_id"] is None else "in_batch"
+    since = rfc3339(item["made_at_us"])
+    return {"state": state, "batch_id": item["provider_id"], "since": since}
 
 
 def _instant(at_us: int | None) -> str | None:

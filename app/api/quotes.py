@@ -20,7 +20,7 @@ from app.budget.accounts import Balance, find_balance
 from app.budget.scopes import session_scope
 from app.domain.clock import US_PER_S
 from app.domain.money import usd_from_nano
-from app.domain.task import Complexity, TaskSpec
+from app.domain.task import Complexity, TaskSpec, Urgency
 from app.llm.pricing import PriceRow
 from app.queue.verbs import spec_of
 from app.store.port import Tx
@@ -112,14 +112,13 @@ def _history(tx: Tx, submission: Submission) -> list[int]:
     spec, costs = submission.spec, []
     for row in tx.all("ended_tasks", owner=submission.subject.owner, limit=HISTORY_LIMIT):
         past = spec_of(row["spec"])
-        alike = (past.model, past.agent, bool(past.tools)) == (
-            spec.model,
-            spec.agent,
-            bool(spec.tools),
-        )
-        if alike:
+        if _kind(past) == _kind(spec):
             costs.append(row["spent_nano"])
     return costs
+
+
+def _kind(spec: TaskSpec) -> tuple[str, str | None, bool, Urgency]:
+    return spec.model, spec.agent, bool(spec.tools), spec.urgency
 
 
 def _quote(services: Services, submission: Submission, seen: _Seen) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from app.api.routing_out import RoutingOut
 from app.domain.money import MAX_USD
-from app.domain.task import AskedComplexity, Bound, BudgetPolicy, Complexity
+from app.domain.task import AskedComplexity, Bound, BudgetPolicy, Complexity, Urgency
 
 TEXT_LIMIT_BYTES = 256 * 1024
 SESSION_ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$"
@@ -176,6 +176,11 @@ class TaskIn(Body):
         Bound.PROVED,
         description="How a call is bounded before it is made; `estimate` reserves less, by the provider's count.",
     )
+    urgency: Urgency = Field(
+        Urgency.NORMAL,
+        description="`economy`: asked in a batch, at half price, and answered within hours (a day at most). For one "
+        "question: no tools, one step.",
+    )
     parent_id: str | None = Field(
         None,
         pattern=NAME,
@@ -262,6 +267,16 @@ class PausedOut(BaseModel):
     resets_at: datetime | None = Field(description="When its window rolls over, if it has one.")
 
 
+class BatchOut(BaseModel):
+    """Where the question of an economy task is."""
+
+    state: Literal["waiting", "in_batch", "returned"] = Field(
+        description="It waits for others to be sent with; is in a batch; has come back and waits for a worker."
+    )
+    batch_id: str | None = Field(description="The provider's name for the batch.")
+    since: datetime = Field(description="When it was written down.")
+
+
 class TaskErrorOut(BaseModel):
     """Why a task failed."""
 
@@ -295,6 +310,10 @@ class TaskOut(BaseModel):
     error: TaskErrorOut | None
     retry: RetryOut | None = Field(description="Set for a failed task that can be retried.")
     paused: PausedOut | None = Field(description="Set exactly when the status is `paused`.")
+    urgency: Urgency
+    batch: BatchOut | None = Field(
+        description="Set while an economy task's question is on its way; its status is `queued` meanwhile."
+    )
     task: str | None = Field(description="What was asked; unset once it is erased.")
     complexity: Complexity
     model: str

@@ -46,6 +46,7 @@ class Defaults:
     max_steps: int
     max_tokens: int
     deadline_s: float
+    economy_deadline_s: float
     ageing_us: int
     """How much waiting is worth a level of priority."""
 
@@ -69,6 +70,7 @@ class Services:
     version: str
     simulated: bool
     space: DiskSpace
+    takes_batches: bool = False
     stopping: bool = False
     reports: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One long report at a time: those who read a task must not wait for all of the store's readers to be done."""

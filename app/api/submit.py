@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from app.agent.quote import first_prompt_tokens
+from app.agent.quote import at_tier, first_prompt_tokens
+from app.api.economy import is_economy
 from app.api.parents import NO_PARENT, Parent, check_parent, parent_of
 from app.api.routing import choose, may_escalate, routed, routing_of, to_classify
 from app.api.schemas import TaskIn
@@ -65,6 +66,7 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
     defaults = services.defaults
     chosen = choose(defaults, body)
     check_tools(services, body.tools)
+    economy = is_economy(services, body)
     now_us = services.clock.now_us()
     session_id = parent.session_id or body.session_id or new_id("sess", now_us)
     budget = body.budget_usd
@@ -73,12 +75,13 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         complexity=chosen.complexity,
         model=chosen.model,
         model_reason=chosen.reason,
-        max_steps=body.max_steps or defaults.max_steps,
+        max_steps=1 if economy else body.max_steps or defaults.max_steps,
         max_tokens=min(
             body.max_tokens or defaults.max_tokens, facts_of(chosen.model).max_output_tokens
         ),
         max_tokens_explicit=body.max_tokens is not None,
-        deadline_s=body.deadline_s or defaults.deadline_s,
+        deadline_s=body.deadline_s
+        or (defaults.economy_deadline_s if economy else defaults.deadline_s),
         budget_nano=defaults.task_budget_nano if budget is None else nano_from_usd(budget),
         system=body.system,
         tools=body.tools,
@@ -90,8 +93,9 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         key_id=who.key_id,
         ancestors=parent.ancestors,
         run_at_us=run_at_of(body.run_at, now_us),
-        escalate=may_escalate(body, chosen),
-        classify=to_classify(defaults, body, chosen),
+        urgency=body.urgency,
+        escalate=not economy and may_escalate(body, chosen),
+        classify=not economy and to_classify(defaults, body, chosen),
     )
     subject = Subject(new_id("task", now_us), session_id, who.owner)
     least_nano = minimal_nano(services, spec)
@@ -177,7 +181,7 @@ def first_call_nano(
             spec.bound is Bound.ESTIMATE
         ):  # the prompt is counted when the task runs: nothing is known yet
             prompt_tokens = 0
-    return worst_case_nano(row, facts, prompt_tokens, max_tokens)
+    return at_tier(spec, worst_case_nano(row, facts, prompt_tokens, max_tokens))
 
 
 def acceptance(services: Services, submission: Submission) -> Callable[[Tx], int]:

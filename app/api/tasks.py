@@ -20,6 +20,7 @@ from app.domain.money import nano_from_usd
 from app.domain.task import Outcome, Subject, TaskStatus
 from app.journal.events import TaskBudgetSet
 from app.journal.journal import append
+from app.llm.batching.items import give_up
 from app.queue import verbs
 from app.queue.erasing import erase
 from app.store.port import Tx
@@ -173,7 +174,11 @@ async def list_tasks(
             limit=limit + 1,
         )
         return [
-            {"row": row, "used": tx.one("usage_of_task", task_id=row["id"], owner=who.owner)}
+            {
+                "row": row,
+                "used": tx.one("usage_of_task", task_id=row["id"], owner=who.owner),
+                "item": present.batch_item(tx, row),
+            }
             for row in rows
         ]
 
@@ -184,7 +189,10 @@ async def list_tasks(
         {
             "tasks": [
                 present.task(
-                    f["row"], f["used"] or present.NOTHING_USED, simulated=services.simulated
+                    f["row"],
+                    f["used"] or present.NOTHING_USED,
+                    simulated=services.simulated,
+                    item=f["item"],
                 )
                 for f in page
             ],
@@ -207,7 +215,7 @@ async def list_tasks(
 async def cancel_task(request: Request, task_id: str) -> Response:
     """Ask a task to stop. `cancelling` until its worker confirms; what the stopped call may cost is booked."""
     services, who = await principal(request)
-    status = await services.store.write(lambda tx: verbs.cancel(tx, who.owner, task_id))
+    status = await services.store.write(lambda tx: verbs.cancel(tx, who.owner, task_id, give_up))
     task = await read_task(services, who, task_id)
     return present.json(task, 200 if status.terminal else 202, {"Location": f"/tasks/{task_id}"})
 

@@ -35,7 +35,8 @@ async def read_task(services: Services, who: Principal, task_id: str) -> dict[st
         if row is None:
             raise NotFound("task", task_id)
         used = tx.one("usage_of_task", task_id=task_id, owner=who.owner) or present.NOTHING_USED
-        return present.task(row, used, simulated=services.simulated)
+        item = present.batch_item(tx, row)
+        return present.task(row, used, simulated=services.simulated, item=item)
 
     return await services.store.read(op)
 

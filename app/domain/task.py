@@ -24,6 +24,14 @@ class AskedComplexity(StrEnum):
     AUTO = "auto"
 
 
+class Urgency(StrEnum):
+    """How soon an answer is wanted."""
+
+    NORMAL = "normal"
+    ECONOMY = "economy"
+    """At half price, in a batch: within hours."""
+
+
 class TaskStatus(StrEnum):
     """Where a task is: queued → running → (paused | cancelling) → succeeded | failed | cancelled."""
 
@@ -160,6 +168,7 @@ class TaskSpec:
     """How its complexity was found; None where the client named it."""
     classify: bool = False
     """The cheapest route is asked for a second opinion before the task begins."""
+    urgency: Urgency = Urgency.NORMAL
     escalate: bool = False
     """The next dearer route goes on where the model refuses, is cut off, says nothing or goes in circles."""
 

@@ -81,7 +81,8 @@ class TaskRequeued(Event):
     name: ClassVar[str] = "task_requeued"
     reason: str
     """`drain`, `retry_wait`, `upstream_outage`, `rate_limited`, `upstream_busy` (as many calls in flight as the
-    provider bears), `budget_contention` or `store_failed`; `restart` and `lease_expired` for what a dead process left."""
+    provider bears), `batch` (until its answer is there), `budget_contention` or `store_failed`; `restart` and
+    `lease_expired` for what a dead process left."""
     available_at_us: int
 
 
@@ -103,6 +104,35 @@ class AttemptStarted(Event):
     """How long what it caches lives: `5m` or `1h`; unset: it asks for no caching."""
     cached_messages: int | None = None
     """Of the conversation so many messages, from the first on; 0: system prompt and tools only."""
+    tier: str | None = None
+    """`batch`: at half price, to be answered in a batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptBatched(Event):
+    """The question is in a batch of the provider's; its answer comes within a day."""
+
+    name: ClassVar[str] = "attempt_batched"
+    step: int
+    attempt: int
+    model: str
+    batch_id: str
+    items: int
+    """Questions in the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptReturned(Event):
+    """The batch has ended, and what came of the question is stored; a worker takes it in."""
+
+    name: ClassVar[str] = "attempt_returned"
+    step: int
+    attempt: int
+    model: str
+    batch_id: str
+    result: str
+    """`succeeded`, `errored`, `canceled`, `expired`; `missing`: the batch said nothing of it."""
+    waited_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from app.journal.events import (
     EVENTS,
     AttemptFailed,
     AttemptPresumed,
+    AttemptReturned,
     Event,
     ModelAnswered,
     ModelDowngraded,
@@ -147,6 +148,8 @@ class MetricsView:
                 metrics.switches.labels(why).inc()
             case ModelDowngraded():
                 metrics.switches.labels("budget").inc()
+            case AttemptReturned(result=result):
+                metrics.batch_items.labels(result).inc()
             case _:
                 pass
 

@@ -14,6 +14,7 @@ import orjson
 
 from app.domain.clock import Clock, SystemClock
 from app.llm.answers import parse_answer
+from app.llm.anthropic_batches import AnthropicBatches, Request
 from app.llm.body import counting_body, request_body
 from app.llm.failures import hide, malformed_answer, status_failure, transport_failure
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase
@@ -54,6 +55,7 @@ class _Line:
     """An open client, reduced to what the adapter uses."""
 
     send: _Send
+    request: Request
     close: Callable[[], Awaitable[None]]
     errors: tuple[type[Exception], ...]
     """What the SDK and the transports under it raise."""
@@ -98,6 +100,11 @@ class AnthropicProvider:
             on_response=self._refuse_error_status,
             transport=transport,
         )
+
+    @property
+    def batches(self) -> AnthropicBatches:
+        """The same account's batches."""
+        return AnthropicBatches(self._line.request, self._line.errors, self._api_key)
 
     async def ask(self, request: ModelRequest) -> ModelAnswer:
         """Make exactly one attempt, within `request.timeout_s` in all.
@@ -272,8 +279,9 @@ def _open(
     client = Client(http_client)
 
     send = _sender(http_client, base_url, client.default_headers)
+    request = _requester(http_client, base_url, client.default_headers)
     errors = (anthropic.AnthropicError, httpx2.HTTPError, aiohttp.ClientError, OSError)
-    return _Line(send, client.close, errors)
+    return _Line(send, request, client.close, errors)
 
 
 def _sender(
@@ -302,3 +310,24 @@ def _sender(
         return await http_client.send(request, stream=True)
 
     return send
+
+
+def _requester(
+    http_client: "httpx2.AsyncClient", base_url: str, sdk_headers: Mapping[str, object]
+) -> Request:
+    """Any method and path, for what is seldom asked."""
+    import httpx2  # noqa: PLC0415
+
+    headers = {name: value for name, value in sdk_headers.items() if isinstance(value, str)}
+
+    async def request(method: str, path: str, body: bytes | None) -> httpx2.Response:
+        asked = httpx2.Request(
+            method,
+            base_url.rstrip("/") + path,
+            headers=headers,
+            content=body,
+            extensions={"timeout": http_client.timeout.as_dict()},
+        )
+        return await http_client.send(asked, stream=True)
+
+    return request

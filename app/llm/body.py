@@ -4,6 +4,8 @@ A message is encoded once; a marker encodes the one message again that it is set
 conversation itself, and nothing walks all of it.
 """
 
+from dataclasses import replace
+
 from app.llm.answers import to_json
 from app.llm.provider import CacheMarks, JsonObject, ModelRequest
 
@@ -19,6 +21,11 @@ def request_body(request: ModelRequest) -> bytes:
     """
     head: JsonObject = {"model": request.model, "max_tokens": request.max_tokens}
     return _body(head, request, b',"stream":true' if request.stream else b"")
+
+
+def batch_params(request: ModelRequest, max_tokens: int) -> bytes:
+    """The request as the `params` of a batch's item: in one piece, and nothing cached."""
+    return request_body(replace(request, max_tokens=max_tokens, stream=False, marks=None))
 
 
 def counting_body(request: ModelRequest) -> bytes:

@@ -55,6 +55,8 @@ class Call:
     bound: Bound = Bound.PROVED
     """How `prompt_tokens` was found."""
     agent: str | None = None
+    economy: bool = False
+    """It is asked in a batch, at half price."""
     live: bool = False
     """Its text is the task's own: whoever watches the task may see it come."""
 

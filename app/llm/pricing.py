@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 WEB_SEARCH_NANO = 10_000_000
 """0.01 USD a search, batch or not. Source: Messages API documentation, pricing."""
 TOKENS_PER_RATE = 1_000_000
+BATCH_DIVISOR = 2
+"""A batch costs half of everything but searches."""
 _CACHED_ROWS_LIMIT = 4_096
 # The package has no rows for these; their documented prices are those of the Fable beside them.
 _PRICED_AS = {"claude-mythos-5": "claude-fable-5", "claude-mythos-5-1": "claude-fable-5-1"}

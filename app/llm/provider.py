@@ -86,6 +86,8 @@ class Phase(StrEnum):
     """The provider answered with an error status."""
     LOST = "lost"
     """The request left and no complete answer came back (timeout, cut connection, cut stream)."""
+    UNDONE = "undone"
+    """A batch gave the request back unanswered (expired, canceled): nothing was billed."""
     STREAM = "stream"
     """The provider reported an error inside a stream that had begun with status 200."""
 

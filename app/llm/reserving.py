@@ -25,11 +25,13 @@ from app.llm.bound import (
 from app.llm.cache_plan import tail_of
 from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.models import facts_of
-from app.llm.pricing import PriceBook, PriceRow, UnknownModel
+from app.llm.pricing import BATCH_DIVISOR, PriceBook, PriceRow, UnknownModel
 from app.llm.provider import CacheMarks, ModelFailure, Phase
 from app.store.persist import shielded
 from app.store.port import Store, Tx
 
+Also = Callable[[Tx, Call, Attempt, int], None]
+"""Written with the reservation; gets the output that it pays, too."""
 PARK_S = 15.0
 """When the first in a line is tried again at the latest; usually it is woken."""
 BEHIND_S = 0.5
@@ -87,6 +89,7 @@ class Reserver:
         *,
         wait_s: float,
         service: ServiceLimits,
+        also: Also | None = None,
     ) -> None:
         self._store = store
         self._prices = prices
@@ -95,6 +98,7 @@ class Reserver:
         self._drain = drain
         self._wait_s = wait_s
         self._service = service
+        self._also = also
 
     async def reserve(self, call: Call, number: int) -> Held:
         """Hold the worst case of attempt `number` on every scope of the call.
@@ -180,10 +184,12 @@ class Reserver:
         ahead = self._turns.ahead_of(call.subject.task_id, scopes)
         if ahead is not None:
             return _Contended(ahead, behind=True)
-        op = _reservation(call, attempt, row, self._service, announce=announce)
+        op = _reservation(call, attempt, row, self._service, self._also, announce=announce)
         try:
             return await self._store.write(op)
         except asyncio.CancelledError:
+            if call.economy:  # what is written down may be sent: whoever ends the run decides
+                raise
             # It may still be committed, and nobody would ever end it: the next write in line does.
             try:
                 await shielded(self._store, lambda tx: book_unsent(tx, attempt))
@@ -193,15 +199,20 @@ class Reserver:
 
 
 def _reservation(
-    call: Call, attempt: Attempt, row: PriceRow, service: ServiceLimits, *, announce: bool
+    call: Call,
+    attempt: Attempt,
+    row: PriceRow,
+    service: ServiceLimits,
+    also: Also | None,
+    *,
+    announce: bool,
 ) -> Callable[[Tx], _Taken | _Contended]:
     def op(tx: Tx) -> _Taken | _Contended:
         fence(tx, call.subject, starting=True)
         stands = balances(tx, call.payer, service)
         tightest = min(stands, key=lambda b: b.unspent_nano)
         tokens, marks = _affordable(call, row, tightest)
-        cache = cache_use(marks)
-        amount = worst_case_nano(row, facts_of(row.model), call.prompt_tokens, tokens, cache=cache)
+        amount = _worst_nano(call, row, tokens, marks)
         for held in stands:
             if held.free_nano < amount:
                 if announce:
@@ -211,6 +222,8 @@ def _reservation(
         short = reserve(tx, attempt, scopes, amount)
         assert short is None, f"{short} changed inside a transaction"  # noqa: S101
         append(tx, call.subject, _started(call, attempt, tokens, amount, marks))
+        if also is not None:
+            also(tx, call, attempt, tokens)
         return _Taken(tokens, amount, scopes, tightest.unspent_nano < 2 * amount, marks)
 
     return op
@@ -227,7 +240,7 @@ def _affordable(call: Call, row: PriceRow, tightest: Balance) -> tuple[int, Cach
     """
     floor = min(call.min_tokens, call.request.max_tokens)
     unspent, wish, marks = (
-        max(tightest.unspent_nano, 0),
+        max(tightest.unspent_nano, 0) * (BATCH_DIVISOR if call.economy else 1),
         call.request.max_tokens,
         call.request.marks,
     )
@@ -240,10 +253,17 @@ def _affordable(call: Call, row: PriceRow, tightest: Balance) -> tuple[int, Cach
     if plain >= floor:
         return min(wish, plain), None
     facts, prompt, closing = facts_of(row.model), call.prompt_tokens, call.closing
-    needed = worst_case_nano(row, facts, prompt, floor)
+    needed = _worst_nano(call, row, floor)
     if closing is not None:
         needed += closing_nano(row, facts, prompt, floor, closing)
     raise tightest.exhausted(needed)
+
+
+def _worst_nano(call: Call, row: PriceRow, max_tokens: int, marks: CacheMarks | None = None) -> int:
+    """The most the call can cost with this output."""
+    facts, cache = facts_of(row.model), cache_use(marks)
+    worst = worst_case_nano(row, facts, call.prompt_tokens, max_tokens, cache=cache)
+    return -(-worst // BATCH_DIVISOR) if call.economy else worst
 
 
 def _output(call: Call, row: PriceRow, unspent_nano: int, cache: CacheUse) -> int:
@@ -272,6 +292,7 @@ def _started(
         bound=attempt.bound,
         cache=None if marks is None else marks.ttl,
         cached_messages=None if marks is None else tail_of(marks),
+        tier="batch" if call.economy else None,
     )
 
 

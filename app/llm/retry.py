@@ -127,7 +127,7 @@ def _sit_out(failure: ModelFailure, outage_s: float, left_s: float) -> Decision:
 
 def known_unbilled(failure: ModelFailure) -> bool:
     """The request never left, or the provider is known not to bill it: the reservation is released."""
-    if failure.phase is Phase.CONNECT:
+    if failure.phase in {Phase.CONNECT, Phase.UNDONE}:
         return True
     if failure.phase is not Phase.RESPONSE or failure.status is None:
         return False

@@ -104,6 +104,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        self.batch_items = Counter(
+            "bursar_batch_items_returned",
+            "Economy questions that came back, by what the batch says of them.",
+            ["result"],
+            registry=registry,
+        )
         self.tools = Counter(
             "bursar_tool_calls", "Tool calls, by outcome.", ["outcome"], registry=registry
         )
@@ -116,6 +122,12 @@ class Metrics:
         )
         self.queue_age = Gauge(
             "bursar_queue_oldest_age_seconds", "Age of the oldest waiting task.", registry=registry
+        )
+        self.batch_depth = Gauge(
+            "bursar_batch_items",
+            "Economy questions: waiting to be sent, in_batch, or returned and waiting for a worker.",
+            ["state"],
+            registry=registry,
         )
         self.running = Gauge("bursar_tasks_running", "Tasks in flight.", registry=registry)
         self.reserved_usd = Gauge(

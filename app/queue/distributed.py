@@ -16,6 +16,7 @@ from app.domain.errors import LeaseLost, QueueFull, Stopping, StoreError
 from app.domain.lease import Lease
 from app.domain.task import Claim, Subject
 from app.journal.events import (
+    AttemptReturned,
     TaskAccepted,
     TaskClaimed,
     TaskFinished,
@@ -43,6 +44,8 @@ class Bounds:
     waiting: int
     paused: int
     caps: Caps = NO_CAPS
+    before_end: verbs.BeforeEnd = verbs.nothing_before
+    """What goes with a task that ends while it waits."""
 
 
 class DistributedQueue:
@@ -60,7 +63,7 @@ class DistributedQueue:
         self._dispatch = dispatch
         self._bounds = bounds
         self._lease = lease
-        self._sweep = Sweep(store, dispatch, bounds.caps)
+        self._sweep = Sweep(store, dispatch, bounds.caps, bounds.before_end)
         self._buffer: asyncio.Queue[Claim | None] = asyncio.Queue()
         self._free = asyncio.Semaphore(0)
         """Slots that wait and have not been promised a claim."""
@@ -107,11 +110,12 @@ class DistributedQueue:
             case TaskAccepted(run_at_us=run_at_us):
                 self._waiting_count += 1
                 self._wake_at(entry.subject.task_id, run_at_us or 0)
-            case TaskRequeued(available_at_us=available_at_us):
-                self._waiting_count += 1
-                self._wake_at(entry.subject.task_id, available_at_us)
+            case TaskRequeued(reason=reason, available_at_us=available_at_us):
+                if reason != "batch" or available_at_us <= self._clock.now_us():
+                    self._waiting_count += 1
+                    self._wake_at(entry.subject.task_id, available_at_us)
                 self._left()
-            case TaskResumed() | TaskRetried():
+            case TaskResumed() | TaskRetried() | AttemptReturned():
                 self._waiting_count += 1
                 self.wake(entry.subject.task_id)
             case TaskClaimed():

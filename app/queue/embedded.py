@@ -10,6 +10,8 @@ from app.domain.errors import LeaseLost, QueueFull, Stopping, StoreError
 from app.domain.lease import Lease
 from app.domain.task import Claim
 from app.journal.events import (
+    AttemptReturned,
+    Event,
     TaskAccepted,
     TaskClaimed,
     TaskFinished,
@@ -45,6 +47,7 @@ class EmbeddedQueue:
         paused_limit: int = PAUSED_LIMIT,
         caps: Caps = NO_CAPS,
         space: DiskSpace | None = None,
+        before_end: verbs.BeforeEnd = verbs.nothing_before,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -53,12 +56,15 @@ class EmbeddedQueue:
         self._paused_limit = paused_limit
         self._caps = caps
         self._space = space
+        self._before_end = before_end
         self._buffer: asyncio.Queue[Claim | None] = asyncio.Queue()
         self._woken = asyncio.Event()
         self._hungry = 0
         self._accepting = 0
         self._waiting: set[str] = set()
         self._paused: set[str] = set()
+        self._batched: set[str] = set()
+        """Tasks that wait for their batch: in nobody's way, and not counted."""
         self._next_sweep_s = 0.0
         self._wall = Wall(clock)
         self._dispatcher: asyncio.Task[None] | None = None
@@ -92,27 +98,40 @@ class EmbeddedQueue:
         task_id = entry.subject.task_id
         match entry.event:
             case TaskAccepted() | TaskRetried() as came:
-                self._waiting.add(task_id)
                 later_us = came.run_at_us if isinstance(came, TaskAccepted) else None
-                self._wake_at(later_us or 0)
-            case TaskRequeued(available_at_us=available_at_us):
-                self._waiting.add(task_id)
-                self._wake_at(available_at_us)
+                self._came(task_id, later_us or 0)
+            case TaskRequeued(reason=reason, available_at_us=available_at_us):
+                if reason == "batch" and available_at_us > self._clock.now_us():
+                    self._batched.add(task_id)
+                else:
+                    self._came(task_id, available_at_us)
             case TaskResumed():
                 self._paused.discard(task_id)
-                self._waiting.add(task_id)
                 if self._paused:  # there may be more that can go on: look at once
                     self._next_sweep_s = 0.0
-                self._woken.set()
+                self._came(task_id, 0)
             case TaskPaused():
                 self._paused.add(task_id)
             case TaskClaimed():
                 self._waiting.discard(task_id)
+            case other:
+                self._on_batch_or_end(task_id, other)
+
+    def _on_batch_or_end(self, task_id: str, event: Event) -> None:
+        match event:
+            case AttemptReturned() if task_id in self._batched:
+                self._batched.discard(task_id)
+                self._came(task_id, 0)
             case TaskFinished():
                 self._waiting.discard(task_id)
+                self._batched.discard(task_id)
                 self._paused.discard(task_id)
             case _:
                 pass
+
+    def _came(self, task_id: str, available_at_us: int) -> None:
+        self._waiting.add(task_id)
+        self._wake_at(available_at_us)
 
     def wake(self, task_id: str | None = None) -> None:
         self._woken.set()
@@ -137,6 +156,8 @@ class EmbeddedQueue:
             self._wake_at(row["available_at_us"])
         paused = await self._store.read(lambda tx: tx.all("paused_tasks"))
         self._paused.update(row["id"] for row in paused)
+        batched = await self._store.read(lambda tx: tx.all("batched_tasks"))
+        self._batched.update(row["id"] for row in batched)
         self._dispatcher = asyncio.create_task(self._dispatch(), name="queue-dispatch")
 
     async def stop(self) -> None:
@@ -202,8 +223,9 @@ class EmbeddedQueue:
             self._wall.was_set_back() and self._waiting
         ):  # short waits would last as long as the jump
             await self._wake_parked()
+        if self._waiting or self._batched:
+            await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT, self._before_end))
         if self._waiting:
-            await self._store.write(lambda tx: verbs.expire(tx, CLAIM_LIMIT))
             await self._release_held()
         if (
             self._paused

@@ -42,7 +42,14 @@ def _ticket(row: Row) -> Ticket:
 class Sweep:
     """Call `once` every second or so."""
 
-    def __init__(self, store: Store, dispatch: Dispatch, caps: Caps) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dispatch: Dispatch,
+        caps: Caps,
+        before_end: verbs.BeforeEnd = verbs.nothing_before,
+    ) -> None:
+        self._before_end = before_end
         self._store = store
         self._dispatch = dispatch
         self._caps = caps
@@ -73,7 +80,7 @@ class Sweep:
                 lambda tx: tx.run("release_due", now_us=tx.now_us, limit=BATCH_LIMIT)
             )
         if now.expired:
-            await self._store.write(lambda tx: verbs.expire(tx, BATCH_LIMIT))
+            await self._store.write(lambda tx: verbs.expire(tx, BATCH_LIMIT, self._before_end))
         if now.resumable:
             await self._store.write(lambda tx: verbs.resume(tx, BATCH_LIMIT))
         if now.held:

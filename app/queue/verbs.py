@@ -6,6 +6,7 @@ A task's row and the event that tells of its change are written together.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ from app.domain.task import (
     TaskError,
     TaskSpec,
     TaskStatus,
+    Urgency,
 )
 from app.journal.events import (
     CancelRequested,
@@ -45,6 +47,14 @@ SCAN_LIMIT = 1_000
 """Waiting tasks that one claim looks at, at most."""
 NEVER_US = 1 << 62
 """Later than any instant: what only a higher limit can resume."""
+
+
+BeforeEnd = Callable[[Tx, Subject, str], object]
+"""What the end of a waiting task takes with it, called before it is written: with the reason."""
+
+
+def nothing_before(_tx: Tx, _subject: Subject, _reason: str) -> None:
+    """Nothing waits with the task."""
 
 
 def enqueue(
@@ -169,6 +179,18 @@ def give_back(
     return changed == 1
 
 
+def park_in_batch(tx: Tx, subject: Subject, deadline_at_us: int) -> bool:
+    """Return a running task to the queue until the answer of its batch is there; nobody's slot or place is held.
+
+    Returns:
+        False when the run no longer holds it, or somebody asked to cancel it.
+    """
+    if not give_back(tx, subject, "batch", deadline_at_us):
+        return False
+    tx.run("wait_for_batch", id=subject.task_id)
+    return True
+
+
 def pause(tx: Tx, subject: Subject, cause: BudgetExhausted) -> bool:
     """Let a running task wait until its budget can pay what it needs.
 
@@ -258,7 +280,7 @@ def finish(tx: Tx, subject: Subject, conclusion: Conclusion) -> None:
     )
 
 
-def cancel(tx: Tx, owner: str, task_id: str) -> TaskStatus:
+def cancel(tx: Tx, owner: str, task_id: str, before_end: BeforeEnd = nothing_before) -> TaskStatus:
     """Cancel a waiting task at once; ask a running one to stop.
 
     Returns:
@@ -281,16 +303,18 @@ def cancel(tx: Tx, owner: str, task_id: str) -> TaskStatus:
         return TaskStatus.CANCELLING
     if status in (TaskStatus.QUEUED, TaskStatus.PAUSED):
         append(tx, subject, CancelRequested())
+        before_end(tx, subject, Outcome.CANCELLED)
         finish(tx, subject, Conclusion(Outcome.CANCELLED))
         return TaskStatus.CANCELLED
     return status
 
 
-def expire(tx: Tx, limit: int) -> int:
+def expire(tx: Tx, limit: int, before_end: BeforeEnd = nothing_before) -> int:
     """End tasks whose deadline passed while they waited; returns how many."""
     rows = tx.all("expired_tasks", now_us=tx.now_us, limit=limit)
     for row in rows:
         subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
+        before_end(tx, subject, DEADLINE_PASSED.outcome)
         finish(tx, subject, DEADLINE_PASSED)
     return len(rows)
 
@@ -320,6 +344,7 @@ def spec_of(text: str) -> TaskSpec:
     data["tools"] = tuple(data["tools"])
     data["on_budget"] = BudgetPolicy(data.get("on_budget", BudgetPolicy.FAIL))
     data["bound"] = Bound(data.get("bound", Bound.PROVED))
+    data["urgency"] = Urgency(data.get("urgency", Urgency.NORMAL))
     data["ancestors"] = tuple(data.get("ancestors", ()))
     if data.get("routing") is not None:
         data["routing"] = _routing_of(data["routing"])

@@ -17,13 +17,14 @@ from app.domain.task import Claim, Conclusion, Outcome, TaskError, TaskStatus
 from app.journal.events import CancelRequested, TaskFinished
 from app.journal.hints import Hint
 from app.journal.journal import Recorded, fence, read_all
+from app.llm.batching.economy import PARKED
 from app.llm.call import Parked, Paused
 from app.llm.governor.governor import Governor
 from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
 from app.store.port import Store, Tx
-from app.worker.recovery import presume_open
+from app.worker.recovery import park, presume_open
 
 _log = logging.getLogger(__name__)
 HAND_BACK_S = 1.5
@@ -206,6 +207,8 @@ class WorkerPool:
     async def _set_aside(self, claim: Claim, why: Parked | Paused | StoreError) -> bool:
         """The task goes on later, from its last finished step; returns whether it keeps its turn."""
         match why:
+            case Parked(reason=reason) if reason == PARKED:
+                await self._let_go(claim, reason, lambda tx: park(tx, claim))
             case Parked():
                 await self._give_back(claim, why.reason, why.available_at_us)
                 return why.reason == "budget_contention"
@@ -273,7 +276,7 @@ class WorkerPool:
 
         def op(tx: Tx) -> int:
             fence(tx, claim.subject)
-            presumed_count = presume_open(tx, claim.subject, conclusion.outcome)
+            presumed_count = presume_open(tx, claim.subject, conclusion.outcome, ending=True)
             verbs.finish(tx, claim.subject, conclusion)
             return presumed_count
 
@@ -296,6 +299,7 @@ class WorkerPool:
             presumed_count = presume_open(tx, claim.subject, reason)
             if not leave(tx):
                 cancelled = Conclusion(Outcome.CANCELLED)
+                presumed_count += presume_open(tx, claim.subject, cancelled.outcome, ending=True)
                 verbs.finish(tx, claim.subject, cancelled)
             return presumed_count
 

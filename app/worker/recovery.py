@@ -3,9 +3,11 @@
 import logging
 
 from app.budget.ledger import Kind, open_attempts, settle
-from app.domain.task import Conclusion, Outcome, Subject, TaskError, TaskStatus
+from app.domain.task import Claim, Conclusion, Outcome, Subject, TaskError, TaskStatus
 from app.journal.events import AttemptPresumed
 from app.journal.journal import append
+from app.llm.batching.economy import PARKED
+from app.llm.batching.items import give_up, has_returned, held_back
 from app.llm.booking import tell
 from app.queue import verbs
 from app.store.port import Store, Tx
@@ -15,13 +17,23 @@ RESCUE_LIMIT = 32
 """Tasks put back in one transaction, at most: nobody's write waits long behind it."""
 
 
-def presume_open(tx: Tx, subject: Subject, reason: str) -> int:
+def presume_open(tx: Tx, subject: Subject, reason: str, *, ending: bool = False) -> int:
     """Book every reservation of the task that nothing has ended as spent: its answer is lost.
 
+    Not those whose batch is still to be had, unless the task is `ending`: then they are given up.
+
     Returns:
-        How many there were.
+        How many ended.
     """
     lost = open_attempts(tx, subject)
+    if not lost:
+        return 0
+    given_up = give_up(tx, subject, reason) if ending else 0
+    kept = held_back(tx, subject.task_id)
+    lost = [attempt for attempt in lost if (attempt.step, attempt.attempt) not in kept]
+    if given_up:
+        still_open = {attempt.id for attempt in open_attempts(tx, subject)}
+        lost = [attempt for attempt in lost if attempt.id in still_open]
     for attempt in lost:
         settled = settle(tx, attempt.id, Kind.PRESUMED)
         assert settled is not None  # noqa: S101  (it was open a moment ago, in this transaction)
@@ -38,7 +50,14 @@ def presume_open(tx: Tx, subject: Subject, reason: str) -> int:
                 reason=reason,
             ),
         )
-    return len(lost)
+    return given_up + len(lost)
+
+
+def park(tx: Tx, claim: Claim) -> bool:
+    """Let the task wait for its batch, unless what that brought is here already; False as of `verbs.give_back`."""
+    if has_returned(tx, claim.subject.task_id):
+        return verbs.give_back(tx, claim.subject, PARKED, tx.now_us)
+    return verbs.park_in_batch(tx, claim.subject, claim.deadline_at_us)
 
 
 def rescue(tx: Tx, reason: str, run_limit: int) -> int:
@@ -50,11 +69,13 @@ def rescue(tx: Tx, reason: str, run_limit: int) -> int:
     rows = tx.all("orphaned_tasks", limit=RESCUE_LIMIT)
     for row in rows:
         subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
-        presume_open(tx, subject, reason)
+        crashes = row["crash_count"] + 1
+        ending = row["status"] == TaskStatus.CANCELLING or crashes >= run_limit
+        presume_open(tx, subject, reason, ending=ending)
         if row["status"] == TaskStatus.CANCELLING:
             verbs.finish(tx, subject, Conclusion(Outcome.CANCELLED))
-        elif row["crash_count"] + 1 >= run_limit:
-            verbs.finish(tx, subject, _crashed(row["crash_count"] + 1))
+        elif ending:
+            verbs.finish(tx, subject, _crashed(crashes))
         else:
             verbs.give_back(tx, subject, reason, tx.now_us, crashed=True)
     return len(rows)

@@ -8,6 +8,7 @@ import pytest
 from app.store.port import Tx
 from app.store.queries import load_queries
 from tests.conformance.answers_story import ANSWERS_STORY
+from tests.conformance.batches_story import BATCHES_STORY
 from tests.conformance.leases_story import LATE_STORY, LEASES_STORY, LINE
 from tests.conformance.turns_story import TURNS_STORY, task
 from tests.conformance.upkeep_story import UPKEEP_STORY
@@ -339,6 +340,7 @@ STORY = (
     *KEYS_STORY,
     *TURNS_STORY,
     *ANSWERS_STORY,
+    *BATCHES_STORY,
 )
 
 

@@ -285,18 +285,24 @@ def verdict_of(failure: ModelFailure, duration_s: float) -> Verdict:
         case Phase.RESPONSE:
             return _by_status(failure)
         case Phase.STREAM:
-            if _is_spend_cap(failure):
-                return Verdict.ALIVE
-            if failure.error_type == "rate_limit_error":
-                return Verdict.LIMITED
-            if failure.error_type == "overloaded_error":
-                return Verdict.OVERLOADED
-            return Verdict.DOWN if failure.error_type in _DOWN_IN_STREAM else Verdict.ALIVE
+            return _in_stream(failure)
+        case Phase.UNDONE:  # of a batch, which has nothing to do with what is governed here
+            return Verdict.ALIVE
         case Phase.CONNECT:
             return Verdict.DOWN
         case Phase.LOST:
             soon = failure.error_type == "timeout" and duration_s < SLOW_S
             return Verdict.UNSURE if soon else Verdict.DOWN
+
+
+def _in_stream(failure: ModelFailure) -> Verdict:
+    if _is_spend_cap(failure):
+        return Verdict.ALIVE
+    if failure.error_type == "rate_limit_error":
+        return Verdict.LIMITED
+    if failure.error_type == "overloaded_error":
+        return Verdict.OVERLOADED
+    return Verdict.DOWN if failure.error_type in _DOWN_IN_STREAM else Verdict.ALIVE
 
 
 def _is_spend_cap(failure: ModelFailure) -> bool:

@@ -79,7 +79,7 @@ ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 -- Whose turn in a budget's line has come goes first: those behind it cannot pass. Then by rank. The run count
 -- is the fencing token: it only grows.
 UPDATE tasks SET status = 'running', lease_owner = :worker, run_count = run_count + 1, turn_called = 0,
-    started_at_us = COALESCE(started_at_us, :now_us)
+    in_batch = 0, started_at_us = COALESCE(started_at_us, :now_us)
 WHERE id IN (
     SELECT id FROM tasks WHERE status = 'queued' AND held_by IS NULL
     ORDER BY turn_called DESC, rank_us, id LIMIT :limit)
@@ -96,7 +96,7 @@ WHERE id = :id AND status = 'queued' AND (held_by IS NULL OR held_by <> 'time' O
 
 -- name: claim_task
 UPDATE tasks SET status = 'running', lease_owner = :worker, run_count = run_count + 1, turn_called = 0,
-    held_by = NULL, started_at_us = COALESCE(started_at_us, :now_us)
+    held_by = NULL, in_batch = 0, started_at_us = COALESCE(started_at_us, :now_us)
 WHERE id = :id AND status = 'queued'
 RETURNING *;
 
@@ -195,12 +195,13 @@ WHERE id = :id AND status = 'queued' AND turn_called = 0;
 UPDATE tasks SET available_at_us = :now_us,
     rank_us = CASE WHEN due_at_us > :now_us THEN rank_us - due_at_us + :now_us ELSE rank_us END,
     due_at_us = CASE WHEN due_at_us > :now_us THEN :now_us ELSE due_at_us END
-WHERE status = 'queued' AND deadline_at_us > 0 AND available_at_us > :now_us AND (run_count > 0 OR available_at_us <= created_at_us);
+WHERE status = 'queued' AND deadline_at_us > 0 AND in_batch = 0 AND available_at_us > :now_us
+  AND (run_count > 0 OR available_at_us <= created_at_us);
 
 -- name: wake_from_future
 -- What waits since an instant that has not come yet: the clock was set back while nobody was there to notice.
 UPDATE tasks SET available_at_us = :now_us
-WHERE status = 'queued' AND deadline_at_us > 0 AND available_at_us > :now_us AND run_count > 0
+WHERE status = 'queued' AND deadline_at_us > 0 AND in_batch = 0 AND available_at_us > :now_us AND run_count > 0
   AND (SELECT e.at_us FROM events AS e WHERE e.subject = tasks.id ORDER BY e.seq DESC LIMIT 1) > :now_us;
 
 -- name: record_step
@@ -217,7 +218,7 @@ RETURNING step_count, due_at_us;
 -- name: retry_task
 UPDATE tasks SET status = 'queued', outcome = NULL, finished_at_us = NULL, result_json = NULL, result_partial = 0,
     error_json = NULL, spec = :spec, available_at_us = :now_us, due_at_us = :now_us, rank_us = :rank_us,
-    held_by = NULL, turn_called = 0, crash_count = 0, deadline_at_us = :deadline_at_us
+    held_by = NULL, turn_called = 0, in_batch = 0, crash_count = 0, deadline_at_us = :deadline_at_us
 WHERE id = :id AND owner = :owner AND status = 'failed' AND erased_at_us IS NULL;
 
 -- name: request_cancel
@@ -231,10 +232,10 @@ WHERE status = 'queued' AND deadline_at_us > 0 AND deadline_at_us <= :now_us LIM
 -- What waits for its time counts as waiting, but is not getting old. `deadline_at_us > 0` is all that wait, and
 -- leads to the index of those.
 SELECT priority, COUNT(*) AS depth, MIN(CASE WHEN held_by = 'time' THEN NULL ELSE due_at_us END) AS oldest_at_us
-FROM tasks WHERE status = 'queued' AND deadline_at_us > 0 GROUP BY priority;
+FROM tasks WHERE status = 'queued' AND deadline_at_us > 0 AND in_batch = 0 GROUP BY priority;
 
 -- name: waiting_tasks
-SELECT id, available_at_us FROM tasks WHERE status = 'queued' AND deadline_at_us > 0;
+SELECT id, available_at_us FROM tasks WHERE status = 'queued' AND deadline_at_us > 0 AND in_batch = 0;
 
 -- name: paused_tasks
 -- `available_at_us` leads to the index of the paused ones; without it all tasks would be looked at.
@@ -254,7 +255,8 @@ SELECT id, status, run_count, held_by FROM tasks WHERE id = :id;
 SELECT 1 FROM tasks WHERE status = 'queued' AND held_by = 'time' AND available_at_us <= :now_us LIMIT 1;
 
 -- name: count_waiting
-SELECT COUNT(*) AS waiting_count FROM (SELECT 1 FROM tasks WHERE status = 'queued' AND deadline_at_us > 0 LIMIT :limit) AS w;
+SELECT COUNT(*) AS waiting_count FROM (SELECT 1 FROM tasks
+    WHERE status = 'queued' AND deadline_at_us > 0 AND in_batch = 0 LIMIT :limit) AS w;
 
 -- name: count_paused
 SELECT COUNT(*) AS paused_count FROM (SELECT 1 FROM tasks WHERE status = 'paused' AND available_at_us >= 0 LIMIT :limit) AS p;

@@ -23,6 +23,7 @@ WORDS = {
     *("reason", "scope", "status", "stop_reason", "why"),
     *("model", "simple_model", "medium_model", "complex_model", "from_model", "to_model"),
     *("call_id", "price_row", "request_id", "scope_id", "signals", "tools", "worker"),
+    *("tier", "batch_id", "result"),
 }
 """Fields whose texts are names and words of the service, of its configuration or of the provider's protocol:
 nothing of what was asked or answered. Think before you add one: what is here outlives `DELETE /tasks/{id}`."""

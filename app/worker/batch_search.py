@@ -1,0 +1,65 @@
+"""Was a batch made of which nobody knows? The provider's list says so: its items carry our reservations' names.
+
+A list shows no items, and results come with a batch's end only. So every batch of that size that was made about then
+is a candidate until it has ended and its results name none of ours. Without a candidate, once every request that was
+under way must have arrived or failed, it was never made, and its items wait to be sent again.
+"""
+
+import logging
+from contextlib import aclosing
+
+from app.domain.clock import US_PER_S
+from app.llm.batching.port import Batches, Standing
+from app.store.port import Store, Tx
+from app.worker import batch_rows as rows
+from app.worker.batch_rows import Batch
+
+SEND_WINDOW_S = 20.0
+"""A batch leaves so soon after it was written down, or not at all."""
+DOUBT_S = 180.0
+"""After so long a request has arrived or has failed."""
+CLOCKS_S = 3_600.0
+"""How far the provider's clock and the store's may be apart."""
+_log = logging.getLogger(__name__)
+
+
+async def search(store: Store, batches: Batches, batch: Batch) -> bool:
+    """Look for the batch; True when it is known what became of it: found, or never made.
+
+    Raises:
+        ModelFailure: the provider did not say.
+    """
+    known = await store.read(_known)
+    from_us = batch.made_at_us - int(CLOCKS_S * US_PER_S)
+    candidates, named = list[Standing](), None
+    async for standing in batches.listed():
+        if standing.made_at_us < from_us:
+            break
+        if standing.id not in known and standing.item_count == batch.item_count:
+            candidates.append(standing)
+    ours = set(await store.read(lambda tx: rows.names_of(tx, batch.id)))
+    for standing in candidates:
+        if standing.ended and await _names_one_of(batches, standing.id, ours):
+            named = standing.id
+            break
+    if named is not None:
+        await store.write(lambda tx: rows.made(tx, batch.id, named, 0))
+        _log.warning("batch_found", extra={"batch_id": named, "count": batch.item_count})
+        return True
+    if batch.age_s <= DOUBT_S or any(not standing.ended for standing in candidates):
+        return False
+    await store.write(lambda tx: rows.unseal(tx, batch.id))
+    _log.warning("batch_never_made", extra={"batch_id": batch.id, "count": batch.item_count})
+    return True
+
+
+async def _names_one_of(batches: Batches, batch_id: str, ours: set[str]) -> bool:
+    """The first result decides: nobody else's batch has our names in it."""
+    async with aclosing(batches.results(batch_id)) as results:  # type: ignore[type-var]
+        async for result in results:
+            return result.custom_id in ours
+    return False
+
+
+def _known(tx: Tx) -> set[str]:
+    return {row["provider_id"] for row in tx.all("known_batches")}

@@ -1,0 +1,68 @@
+"""The queries of batches, told as the story of two questions of one task."""
+
+from tests.conformance.turns_story import task
+from tests.conformance.uses import changes, finds
+
+ITEM: dict[str, object] = {
+    "task_id": "b",
+    "step": 1,
+    "attempt": 1,
+    "custom_id": "b-1-1",
+    "owner": "local",
+    "session_id": "s",
+    "run": 1,
+    "model": "m",
+    "max_tokens": 9,
+    "size_bytes": 2,
+    "now_us": 10,
+    "params": b"{}",
+}
+SECOND = {**ITEM, "attempt": 2, "custom_id": "b-1-2", "now_us": 11}
+KEY: dict[str, object] = {"task_id": "b", "step": 1}
+BATCH: dict[str, object] = {"id": "batch_1", "item_count": 2, "now_us": 20, "due_at_us": 30}
+BATCHES_STORY = (
+    task("b", 5),
+    changes("wait_for_batch", 0, id="nobody"),
+    changes("wait_for_batch", 1, id="b"),
+    finds("batched_tasks", 1, {"id": "b"}),
+    changes("add_batch_item", 1, **ITEM),
+    changes("add_batch_item", 1, **SECOND),
+    finds("waiting_batch_items", 2, {"custom_id": "b-1-1", "size_bytes": 2, "alone": 0}, limit=9),
+    finds("batch_items_of_task", 2, {"attempt": 1, "provider_id": None}, task_id="b"),
+    finds("batch_state", 1, {"state": "waiting", "item_count": 2}),
+    finds("next_due_batch", 1, {"due_at_us": None}),
+    changes("add_batch", 1, **BATCH),
+    finds("put_in_batch", 1, {"params": b"{}"}, batch_id="batch_1", custom_id="b-1-1"),
+    finds("put_in_batch", 1, {"params": b"{}"}, batch_id="batch_1", custom_id="b-1-2"),
+    finds("put_in_batch", 0, None, batch_id="batch_2", custom_id="b-1-2"),
+    changes("take_out_of_batch", 2, batch_id="batch_1", alone=1),
+    finds("waiting_batch_items", 2, {"alone": 1}, limit=9),
+    finds("put_in_batch", 1, {}, batch_id="batch_1", custom_id="b-1-1"),
+    finds("put_in_batch", 1, {}, batch_id="batch_1", custom_id="b-1-2"),
+    finds("next_due_batch", 1, {"due_at_us": 30}),
+    finds("take_due_batches", 0, None, now_us=29, due_at_us=60, limit=9),
+    finds("take_due_batches", 1, {"id": "batch_1"}, now_us=30, due_at_us=60, limit=9),
+    finds("take_due_batches", 0, None, now_us=30, due_at_us=60, limit=9),
+    changes("put_off_batch", 1, id="batch_1", due_at_us=70),
+    finds("known_batches", 0, None),
+    changes("batch_made", 1, id="batch_1", provider_id="p", due_at_us=80),
+    changes("batch_made", 0, id="batch_1", provider_id="q", due_at_us=80),
+    finds("batch_of_provider", 1, {"id": "batch_1"}, provider_id="p"),
+    finds("known_batches", 1, {"provider_id": "p"}),
+    changes("remove_batch", 0, id="batch_1", made=0),
+    changes("batch_cancelled", 1, id="batch_1"),
+    finds("items_of_batch", 2, {"returned": 0, "provider_id": "p"}, batch_id="batch_1"),
+    finds("batch_state", 1, {"state": "in_batch", "item_count": 2}),
+    changes("give_up_batch_item", 1, **KEY, attempt=2),
+    finds("given_up_items_of_batch", 1, {"custom_id": "b-1-2"}, batch_id="batch_1"),
+    finds("given_up_and_returned", 0, None, limit=9),
+    finds("batch_item_returned", 1, {"given_up": 0}, custom_id="b-1-1", result=b"{}"),
+    finds("batch_item_returned", 0, None, custom_id="b-1-1", result=b"[]"),
+    finds("batch_item_returned", 1, {"given_up": 1}, custom_id="b-1-2", result=b"{}"),
+    finds("given_up_and_returned", 1, {"custom_id": "b-1-2"}, limit=9),
+    changes("wake_batched", 1, id="b", now_us=90),
+    changes("wake_batched", 0, id="b", now_us=90),
+    finds("batched_tasks", 0, None),
+    changes("remove_batch_item", 1, **KEY, attempt=1),
+    changes("remove_batch", 1, id="batch_1", made=1),
+)
