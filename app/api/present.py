@@ -14,6 +14,8 @@ from app.queue.retrying import needs, used_steps
 from app.queue.verbs import spec_of
 from app.store.port import Row, Tx
 
+_ECONOMY = f'"urgency":"{Urgency.ECONOMY}"'
+"""In a submission as it is stored; in a prompt its quotes would be escaped."""
 METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 NO_USAGE: Mapping[str, int] = dict.fromkeys(
     ["calls", "spent_nano", "confirmed_nano", "estimated_nano", "presumed_nano"]
@@ -280,7 +282,7 @@ def _paused(text: str | None) -> dict[str, Any] | None:
 
 def batch_item(tx: Tx, row: Row) -> Row | None:
     """The question of an economy task that has not ended, where it is on its way."""
-    if row["outcome"] is not None or spec_of(row["spec"]).urgency is not Urgency.ECONOMY:
+    if row["outcome"] is not None or _ECONOMY not in row["spec"]:
         return None
     found = [i for i in tx.all("batch_items_of_task", task_id=row["id"]) if not i["given_up"]]
     return found[-1] if found else None

@@ -114,6 +114,8 @@ def _reservation_left(case: Case) -> str | None:
 def _reservation_stale(case: Case) -> str | None:
     if case.open is None or case.held or case.status.terminal:
         return None
+    if case.open["open_count"] == case.open["batched_count"]:  # a batch may take a day
+        return None
     age_us = case.now_us - case.open["oldest_at_us"]
     if age_us <= PATIENCE_US:
         return None

@@ -87,8 +87,14 @@ def _read(look: Callable[[str], list[Row]], tx: Tx, bill: dict[str, Any]) -> Boo
         tasks={row["id"]: row for row in look("SELECT * FROM tasks")},
         events=events,
         drift=list(audit(tx).drifts),
-        bill=bill["lines"],
+        bill=[{**line, "client_reference": _attempt_of(line)} for line in bill["lines"]],
     )
+
+
+def _attempt_of(line: Row) -> str:
+    """The attempt that a line of the bill is for; a batch names it in letters of its own."""
+    reference: str = line["client_reference"]
+    return reference if "/" in reference else "/".join(reference.rsplit("-", 2))
 
 
 def check_all(books: Books, accepted: set[str]) -> None:

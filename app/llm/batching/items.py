@@ -7,7 +7,7 @@ too: released if nothing was sent, else presumed spent, until the batch says wha
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 from app.budget.ledger import (
@@ -156,7 +156,9 @@ def returned(tx: Tx, prices: PriceBook, name: str, result: bytes, batch_id: str)
         result=read_result(result, item.model).kind,
         waited_s=max(tx.now_us - item.made_at_us, 0) / US_PER_S,
     )
-    append(tx, item.subject, event)
+    place = tx.one("task_place", id=item.subject.task_id)
+    run = item.subject.run if place is None else place["run_count"]  # another may have begun since
+    append(tx, replace(item.subject, run=run), event)
     tx.run("wake_batched", id=item.subject.task_id, now_us=tx.now_us)
     return True
 

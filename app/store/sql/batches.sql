@@ -55,9 +55,9 @@ SELECT MIN(due_at_us) AS due_at_us FROM batches;
 SELECT provider_id FROM batches WHERE provider_id IS NOT NULL;
 
 -- name: items_of_batch
-SELECT i.custom_id, i.task_id, i.step, i.attempt, i.owner, i.session_id, i.run, i.model, i.given_up, b.provider_id,
-    CASE WHEN i.result IS NULL THEN 0 ELSE 1 END AS returned
-FROM batch_items AS i JOIN batches AS b ON b.id = i.batch_id
+SELECT i.custom_id, i.task_id, i.step, i.attempt, i.owner, i.session_id, COALESCE(t.run_count, i.run) AS run, i.model,
+    i.given_up, b.provider_id, CASE WHEN i.result IS NULL THEN 0 ELSE 1 END AS returned
+FROM batch_items AS i JOIN batches AS b ON b.id = i.batch_id LEFT JOIN tasks AS t ON t.id = i.task_id
 WHERE i.batch_id = :batch_id ORDER BY i.task_id, i.step, i.attempt;
 
 -- name: batch_item_returned

@@ -41,8 +41,11 @@ FROM events WHERE subject > :after AND subject <= :upto GROUP BY subject ORDER B
 SELECT MAX(subject) AS subject FROM events;
 
 -- name: checkup_reservations
--- Reservations that nothing has ended, by task.
-SELECT task_id, COUNT(*) AS open_count, MIN(at_us) AS oldest_at_us FROM ledger_lines AS held
+-- Reservations that nothing has ended, by task; `batched_count` of them are for an item of a batch.
+SELECT task_id, COUNT(*) AS open_count, MIN(at_us) AS oldest_at_us,
+    COUNT((SELECT i.custom_id FROM batch_items AS i WHERE i.task_id = held.task_id AND i.step = held.step
+        AND i.attempt = held.attempt AND i.given_up = 0)) AS batched_count
+FROM ledger_lines AS held
 WHERE task_id > :after AND task_id <= :upto AND ended = 0 AND NOT EXISTS
     (SELECT 1 FROM ledger_lines AS line WHERE line.task_id = held.task_id AND line.step = held.step
         AND line.attempt = held.attempt AND line.ended = 1)

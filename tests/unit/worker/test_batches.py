@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.doctor.examination import examine_store
 from app.domain.task import Subject, Urgency
 from app.journal.events import AttemptReturned, AttemptStarted, Event
 from app.journal.journal import read_all
@@ -446,3 +447,30 @@ async def test_one_item_does_not_spoil_the_others(office: Office) -> None:
 
 def _rule(kind: str) -> Any:
     return Rule(Kind(kind))
+
+
+async def test_the_doctor_is_content(office: Office) -> None:
+    """Money held for a batch is no sign of a dead worker, however long it is held."""
+    await office.submit("t")
+    await office.look(10)
+    await office.look(5 * HOUR_S)
+    report = await office.store.read(examine_store)
+    assert report.findings.counts == {}
+    assert report.drifts == ()
+
+
+async def test_events_carry_the_latest_run(office: Office) -> None:
+    """A task that was claimed once more meanwhile hears of its batch under that run's number."""
+    await office.submit("t")
+    await office.store.write(
+        lambda tx: tx.run("requeue_task", id="t", run=1, available_at_us=0, now_us=1, crashed=0)
+    )
+    await office.store.write(lambda tx: tx.run("wake_batched", id="t", now_us=tx.now_us))
+    await office.work()
+    await office.look(10)
+    await office.processed()
+    row = await office.row()
+    assert (row["outcome"], row["run_count"]) == ("answered", 3)
+    entries = await read_all(office.store, Subject("t", "s"))
+    runs = [entry.subject.run for entry in entries]
+    assert runs == sorted(runs)
