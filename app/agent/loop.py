@@ -7,9 +7,11 @@ from app.agent.caching import NO_CACHING, Caching
 from app.agent.classify import Classifier, due
 from app.agent.escalation import NO_LADDER, Ladder, given_up
 from app.agent.job import OVERCHARGED_END, HistoryLimits, Job, with_partial
+from app.agent.rest import kept, read_rest, with_hint
 from app.agent.spent import Cheaper, Fits, SpentBudget, no_cheaper
 from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT, Transcript
 from app.agent.verdict import AskAgain, Finish, RunTools, Verdict, judge
+from app.agent.window import outgrown, refused_as_too_long
 from app.budget.ledger import Settled
 from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
@@ -36,7 +38,9 @@ from app.store.persist import persist
 from app.store.port import Store, Tx
 from app.tools.port import ToolOutcome, ToolResult
 from app.tools.registry import ToolRegistry
+from app.tools.rest import HINT_BYTES, READ_RESULT
 from app.tools.run import ToolLimits, run_tool
+from app.tools.text import RESULT_LIMIT_MIN_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ class AgentLoop:
             return _out_of_steps(job)
         if self._history_limits.reached(job.history):
             return _history_full(job, self._history_limits)
-        return None
+        return outgrown(job)
 
     async def _step(
         self, job: Job, definitions: tuple[dict[str, object], ...]
@@ -256,14 +260,24 @@ class AgentLoop:
 
     async def _answer_tool(self, job: Job, use: ToolUse, *, known: bool) -> ToolResult:
         result = self._cleaned(await self._run_tool(job, use, known=known))
-        subject, event = job.claim.subject, _finished(use, job.transcript.step, result)
+        subject, step = job.claim.subject, job.transcript.step
+        rest = kept(result, use, step) if self._reads_on(job) else None
+        if rest is not None:
+            result = with_hint(result, use)
+        event = _finished(use, step, result)
 
         def op(tx: Tx) -> None:
             fence(tx, subject)
             append(tx, subject, event, result.content.encode())
+            if rest is not None:
+                append(tx, subject, *rest)
 
         await persist(self._store, self._clock, op)
         return result
+
+    def _reads_on(self, job: Job) -> bool:
+        """The task can read what is left out of its results."""
+        return READ_RESULT in self._tools.offered(job.claim.spec.tools)
 
     def _cleaned(self, result: ToolResult) -> ToolResult:
         """An exception's text may quote a credential; neither the model nor the journal may see it."""
@@ -286,6 +300,9 @@ class AgentLoop:
         if job.transcript.position_of(use.id) >= TOOL_CALLS_LIMIT:
             text = f"Not run: at most {TOOL_CALLS_LIMIT} tool calls in one turn."
             return _failed("too_many_calls", text)
+        reads_on, limit_bytes = self._reads_on(job), self._tool_limits.result_limit_bytes
+        if tool is not None and tool.name == READ_RESULT and reads_on:
+            return await read_rest(self._store, job.claim.subject, tool, use)
         left_s = job.deadline_s - self._clock.monotonic_s()
         limit_s = max(min(self._tool_limits.timeout_limit_s, left_s), 0.001)
         return await run_tool(
@@ -294,7 +311,10 @@ class AgentLoop:
             arguments=use.input,
             allowed=job.claim.spec.tools,
             limits=ToolLimits(
-                result_limit_bytes=self._tool_limits.result_limit_bytes, timeout_limit_s=limit_s
+                result_limit_bytes=max(limit_bytes - HINT_BYTES, RESULT_LIMIT_MIN_BYTES)
+                if reads_on
+                else limit_bytes,
+                timeout_limit_s=limit_s,
             ),
             clock=self._clock,
         )
@@ -345,4 +365,7 @@ def _history_full(job: Job, limits: HistoryLimits) -> Conclusion:
 
 def _call_failed(job: Job, error: CallFailed) -> Conclusion:
     failure = error.failure
+    too_long = refused_as_too_long(job, failure)
+    if too_long is not None:
+        return too_long
     return with_partial(job, error.outcome, TaskError(failure.error_type, failure.message))

@@ -360,6 +360,18 @@ class ToolFinished(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class ToolResultKept(Event):
+    """A result was shortened for the model; all of it, or its beginning, is the entry's body, for `read_result`."""
+
+    name: ClassVar[str] = "tool_result_kept"
+    quoting: ClassVar[tuple[str, ...]] = ("tool",)
+    step: int
+    call_id: str
+    tool: str
+    kept_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested(Event):
     """Somebody asked to cancel; the worker has still to stop."""
 

@@ -56,6 +56,10 @@ class ToolResult:
     error_message: str | None = None
     original_bytes: int = 0
     """Size of the tool's own result in UTF-8, before anything was left out; 0 without a result."""
+    whole: bytes | None = None
+    """All of a shortened result."""
+    left_out: tuple[int, int] | None = None
+    """The bytes of it that `content` lacks: from, to."""
 
     @property
     def is_error(self) -> bool:
@@ -87,6 +91,8 @@ class Tool:
     empty_ok: bool = False
     """Nothing to say is a normal answer of this tool."""
     inline: bool = False
+    may_be_long: bool = False
+    """Its results may be longer than a task allows: the task can then read what was left out (`read_result`)."""
     source: str = ""
     """Who brought it: a distribution, a server; empty for the program itself."""
     version: str = ""
@@ -143,6 +149,7 @@ class Tool:
         idempotent: bool = False,
         empty_ok: bool = False,
         inline: bool = False,
+        may_be_long: bool = False,
         source: str = "",
         version: str = "",
     ) -> Self:
@@ -164,6 +171,7 @@ class Tool:
             idempotent=idempotent,
             empty_ok=empty_ok,
             inline=inline,
+            may_be_long=may_be_long,
             source=source,
             version=version,
             validate=signature.validate,

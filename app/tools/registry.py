@@ -22,6 +22,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from app.tools.errors import DuplicateToolError, ToolPluginError, UnknownToolError
 from app.tools.port import JsonObject, Tool
+from app.tools.rest import READ_RESULT
 from app.tools.threads import THREAD_LIMIT, ToolThreads
 
 ENTRY_POINT_GROUP = "bursar.tools"
@@ -84,7 +85,19 @@ class ToolRegistry:
         Raises:
             UnknownToolError: one of them is not registered.
         """
-        return tuple(_definition(self.get(name)) for name in names)
+        return tuple(_definition(self.get(name)) for name in self.offered(names))
+
+    def offered(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The names, and what comes with them: results that may be long can be read on.
+
+        Raises:
+            UnknownToolError: one of them is not registered.
+        """
+        named = tuple(names)
+        long = any(self.get(name).may_be_long for name in named)
+        if not long or READ_RESULT in named or READ_RESULT not in self._tools:
+            return named
+        return (*named, READ_RESULT)
 
     def load_entry_points(self) -> tuple[str, ...]:
         """Register what installed distributions bring; their tools' names.

@@ -200,6 +200,8 @@ def _told(tool: Tool, value: object, limits: ToolLimits) -> ToolResult:
         outcome=ToolOutcome.TRUNCATED if shown.truncated else ToolOutcome.OK,
         content=_NO_OUTPUT if value is None or not shown.text.strip() else shown.text,
         original_bytes=shown.original_bytes,
+        whole=shown.whole,
+        left_out=shown.left_out,
     )
 
 

@@ -20,6 +20,10 @@ class Rendered:
     truncated: bool
     empty: bool
     """Nothing, white space, or a container without content."""
+    whole: bytes | None = None
+    """All of it, where it was cut."""
+    left_out: tuple[int, int] | None = None
+    """The bytes that were: from, to."""
 
 
 def render(value: object, *, limit_bytes: int) -> Rendered:
@@ -33,7 +37,8 @@ def render(value: object, *, limit_bytes: int) -> Rendered:
     empty = _is_empty(value) or not text.strip()
     if len(data) <= limit_bytes:
         return Rendered(text, len(data), truncated=False, empty=empty)
-    return Rendered(_cut_middle(data, limit_bytes), len(data), truncated=True, empty=empty)
+    cut, left_out = _cut_middle(data, limit_bytes)
+    return Rendered(cut, len(data), truncated=True, empty=empty, whole=data, left_out=left_out)
 
 
 def safe_text(text: str) -> str:
@@ -84,8 +89,8 @@ def _is_empty(value: object) -> bool:
 _CONTAINERS = (str, bytes, bytearray, list, tuple, dict, set, frozenset)
 
 
-def _cut_middle(data: bytes, limit_bytes: int) -> str:
-    """Head, marker, tail; both cuts between characters."""
+def _cut_middle(data: bytes, limit_bytes: int) -> tuple[str, tuple[int, int]]:
+    """Head, marker, tail; both cuts between characters. And what lies between the cuts."""
     room = limit_bytes - len(_marker(len(data), len(data)))
     head_end = room * _HEAD_SHARE[0] // _HEAD_SHARE[1]
     tail_start = len(data) - (room - head_end)
@@ -94,7 +99,8 @@ def _cut_middle(data: bytes, limit_bytes: int) -> str:
     while tail_start < len(data) and _is_continuation(data[tail_start]):
         tail_start += 1
     marker = _marker(tail_start - head_end, len(data))
-    return f"{data[:head_end].decode()}{marker}{data[tail_start:].decode()}"
+    text = f"{data[:head_end].decode()}{marker}{data[tail_start:].decode()}"
+    return text, (head_end, tail_start)
 
 
 def _marker(left_out: int, total: int) -> str:

@@ -17,9 +17,14 @@ SUMMER_US = 1_782_864_000_000_000  # 2026-07-01T00:00:00Z, a Wednesday
 
 
 def test_what_there_is() -> None:
-    """Three tools, all repeatable, all the service's own."""
+    """Four tools, all repeatable, all the service's own."""
     tools = builtin_tools(SystemClock())
-    assert [tool.name for tool in tools] == ["calculator", "current_time", "text_stats"]
+    assert [tool.name for tool in tools] == [
+        "calculator",
+        "current_time",
+        "text_stats",
+        "read_result",
+    ]
     assert all(tool.idempotent and tool.source == "bursar" for tool in tools)
 
 
