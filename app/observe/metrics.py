@@ -107,7 +107,7 @@ class Metrics:
         self.batch_items = Counter(
             "bursar_batch_items_returned",
             "Economy questions that came back, by what the batch says of them.",
-            ["result"],
+            ["outcome"],
             registry=registry,
         )
         self.tools = Counter(

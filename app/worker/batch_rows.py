@@ -12,6 +12,8 @@ from app.llm.batching import items
 from app.llm.pricing import PriceBook
 from app.store.port import Row, Tx
 
+LONGEST_US = 3_600 * US_PER_S
+"""Nobody puts a batch off for longer."""
 SCAN_LIMIT = 10_000
 """Waiting items looked at together, at most."""
 
@@ -133,8 +135,13 @@ def tell_made(tx: Tx, batch_id: str, after: int, limit: int) -> int:
 
 def take_due(tx: Tx, limit: int, due_in_us: int) -> list[Batch]:
     """Batches that are due; for so long nobody else looks after them."""
-    due_at_us = tx.now_us + due_in_us
-    rows = tx.all("take_due_batches", now_us=tx.now_us, due_at_us=due_at_us, limit=limit)
+    rows = tx.all(
+        "take_due_batches",
+        now_us=tx.now_us,
+        latest_us=tx.now_us + LONGEST_US,
+        due_at_us=tx.now_us + due_in_us,
+        limit=limit,
+    )
     return [
         Batch(
             row["id"],
@@ -151,7 +158,10 @@ def take_due(tx: Tx, limit: int, due_in_us: int) -> list[Batch]:
 def any_due(tx: Tx) -> bool:
     """Whether there is a batch to look after now."""
     row = tx.one("next_due_batch")
-    return row is not None and row["due_at_us"] is not None and row["due_at_us"] <= tx.now_us
+    if row is None or row["due_at_us"] is None:
+        return False
+    first_us, latest_us = int(row["due_at_us"]), int(row["latest_us"])
+    return first_us <= tx.now_us or latest_us > tx.now_us + LONGEST_US
 
 
 def put_off(tx: Tx, batch_id: str, due_in_us: int) -> None:

@@ -17,14 +17,15 @@ from app.worker.batch_rows import Batch
 SEND_WINDOW_S = 20.0
 """A batch leaves so soon after it was written down, or not at all."""
 DOUBT_S = 180.0
-"""After so long a request has arrived or has failed."""
+"""After so long a request has arrived or has failed. Counted from the first look, by the monotonic clock: the wall
+clock may be set meanwhile."""
 CLOCKS_S = 3_600.0
 """How far the provider's clock and the store's may be apart."""
 _log = logging.getLogger(__name__)
 
 
-async def search(store: Store, batches: Batches, batch: Batch) -> bool:
-    """Look for the batch; True when it is known what became of it: found, or never made.
+async def search(store: Store, batches: Batches, batch: Batch, doubted_s: float) -> bool:
+    """Look for the batch, `doubted_s` after the first look; True when it was found, or known never to have been made.
 
     Raises:
         ModelFailure: the provider did not say.
@@ -46,7 +47,7 @@ async def search(store: Store, batches: Batches, batch: Batch) -> bool:
         await store.write(lambda tx: rows.made(tx, batch.id, named, 0))
         _log.warning("batch_found", extra={"batch_id": named, "count": batch.item_count})
         return True
-    if batch.age_s <= DOUBT_S or any(not standing.ended for standing in candidates):
+    if doubted_s < DOUBT_S or any(not standing.ended for standing in candidates):
         return False
     await store.write(lambda tx: rows.unseal(tx, batch.id))
     _log.warning("batch_never_made", extra={"batch_id": batch.id, "count": batch.item_count})

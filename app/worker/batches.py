@@ -62,6 +62,8 @@ class BatchKeeper:
         self._woken = asyncio.Event()
         self._stopping = False
         self._send_after_s = 0.0
+        self._doubted: dict[str, float] = {}
+        """Batches of which nobody knows whether they were made, and when this process first looked for them."""
         self._keeping: asyncio.Task[None] | None = None
 
     def on_event(self, entry: Recorded) -> None:
@@ -202,7 +204,7 @@ class BatchKeeper:
     async def _has_ended(self, batch: Batch) -> bool:
         """Whether nothing is left to do for it."""
         if batch.provider_id is None:
-            return await search(self._store, self._batches, batch)
+            return await self._search(batch)
         provider_id = batch.provider_id
         if not (await self._batches.find(provider_id)).ended:
             await self._cancel_unwanted(batch)
@@ -215,6 +217,14 @@ class BatchKeeper:
                 together = []
         await self._store_results(batch, together)
         await self._close(batch)
+        return True
+
+    async def _search(self, batch: Batch) -> bool:
+        now_s = self._clock.monotonic_s()
+        since_s = self._doubted.setdefault(batch.id, now_s)
+        if not await search(self._store, self._batches, batch, now_s - since_s):
+            return False
+        del self._doubted[batch.id]
         return True
 
     async def _close(self, batch: Batch) -> None:

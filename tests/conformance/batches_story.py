@@ -18,6 +18,7 @@ ITEM: dict[str, object] = {
     "params": b"{}",
 }
 SECOND = {**ITEM, "attempt": 2, "custom_id": "b-1-2", "now_us": 11}
+LATEST: dict[str, object] = {"latest_us": 1_000, "limit": 9}
 KEY: dict[str, object] = {"task_id": "b", "step": 1}
 BATCH: dict[str, object] = {"id": "batch_1", "item_count": 2, "now_us": 20, "due_at_us": 30}
 BATCHES_STORY = (
@@ -40,9 +41,11 @@ BATCHES_STORY = (
     finds("put_in_batch", 1, {}, batch_id="batch_1", custom_id="b-1-1"),
     finds("put_in_batch", 1, {}, batch_id="batch_1", custom_id="b-1-2"),
     finds("next_due_batch", 1, {"due_at_us": 30}),
-    finds("take_due_batches", 0, None, now_us=29, due_at_us=60, limit=9),
-    finds("take_due_batches", 1, {"id": "batch_1"}, now_us=30, due_at_us=60, limit=9),
-    finds("take_due_batches", 0, None, now_us=30, due_at_us=60, limit=9),
+    finds("take_due_batches", 0, None, now_us=29, due_at_us=60, **LATEST),
+    finds("take_due_batches", 1, {"id": "batch_1"}, now_us=30, due_at_us=60, **LATEST),
+    finds("take_due_batches", 0, None, now_us=30, due_at_us=60, **LATEST),
+    changes("put_off_batch", 1, id="batch_1", due_at_us=1_001),
+    finds("take_due_batches", 1, {"id": "batch_1"}, now_us=30, due_at_us=60, **LATEST),
     changes("put_off_batch", 1, id="batch_1", due_at_us=70),
     finds("known_batches", 0, None),
     changes("batch_made", 1, id="batch_1", provider_id="p", due_at_us=80),

@@ -43,13 +43,13 @@ UPDATE batches SET due_at_us = :due_at_us WHERE id = :id;
 UPDATE batches SET cancelled = 1 WHERE id = :id;
 
 -- name: take_due_batches
--- Whoever gets a row looks after it until it is due again.
+-- Whoever gets a row looks after it until it is due again. Nobody puts one off beyond `latest_us`: the clock was set back.
 UPDATE batches SET due_at_us = :due_at_us WHERE id IN
-    (SELECT id FROM batches WHERE due_at_us <= :now_us ORDER BY due_at_us LIMIT :limit)
+    (SELECT id FROM batches WHERE due_at_us <= :now_us OR due_at_us > :latest_us ORDER BY due_at_us LIMIT :limit)
 RETURNING *;
 
 -- name: next_due_batch
-SELECT MIN(due_at_us) AS due_at_us FROM batches;
+SELECT MIN(due_at_us) AS due_at_us, MAX(due_at_us) AS latest_us FROM batches;
 
 -- name: known_batches
 SELECT provider_id FROM batches WHERE provider_id IS NOT NULL;

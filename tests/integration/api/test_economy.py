@@ -70,7 +70,7 @@ async def test_the_whole_way(bursar: Running) -> None:
         "task_finished",
     ]
     metrics = (await bursar.client.get("/metrics")).text
-    assert 'bursar_batch_items_returned_total{result="succeeded"} 1.0' in metrics
+    assert 'bursar_batch_items_returned_total{outcome="succeeded"} 1.0' in metrics
 
 
 async def test_the_only_worker_is_free(bursar: Running) -> None:

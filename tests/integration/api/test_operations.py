@@ -24,6 +24,8 @@ NAMES = {
     "bursar_reservation_overage",
     "bursar_upstream_requests",
     "bursar_retries",
+    "bursar_batch_items",
+    "bursar_batch_items_returned",
     "bursar_breaker_state",
     "bursar_rate_limit",
     "bursar_rate_limit_remaining",

@@ -380,12 +380,24 @@ class TestNobodyKnows:
         await office.submit("t")
         await office.look(10)
         await office.look(130)
+        office.clock.set_by(HOUR_S)  # how late it is says nothing
+        await office.look(90)
         assert office.made == []
-        await office.look(60)
+        await office.look(100)
         assert [set(batch.items) for batch in office.made] == [{"t-1-1"}]
         await office.processed()
         row = await office.row()
         assert (row["outcome"], row["spent_nano"]) == ("answered", office.billed_nano)
+
+    async def test_a_clock_that_was_set_back_delays_nothing(self, office: Office) -> None:
+        """A batch that seems to be due in an hour or more is looked after now."""
+        await office.submit("t")
+        await office.look(10)
+        office.simulator.batches.process(office.made[0])
+        office.clock.set_by(-2 * HOUR_S)
+        await office.look()
+        await office.work()
+        assert (await office.row())["outcome"] == "answered"
 
     async def test_as_long_as_a_candidate_runs_nothing_is_sent(self, office: Office) -> None:
         """It may be the one."""
