@@ -39,6 +39,8 @@ FIRST = 1
 _LAST = 2**31 - 1
 _ERA_S = 1_767_225_600
 """Ranks count from 2026: seconds since then fit DBOS's 31 bits for 68 years."""
+_ROW_S = 600_000_000
+"""Farther apart than the ranks of any two tasks."""
 _US_PER_S = 1_000_000
 Arrival = Callable[[str, int], Awaitable[None]]
 
@@ -73,9 +75,13 @@ class Standing:
     """When a worker took it; 0 before that."""
 
 
-def priority_of(rank_us: int) -> int:
-    """A rank as DBOS's priority: lower goes first, in seconds; within one, the older ticket does."""
-    return min(max(rank_us // _US_PER_S - _ERA_S, FIRST + 1), _LAST)
+def priority_of(rank_us: int, behind: int = 0) -> int:
+    """A rank as DBOS's priority: lower goes first, in seconds; within one, the older ticket does.
+
+    So many rows `behind` the first, it comes after all of the rows before.
+    """
+    rank_s = max(rank_us // _US_PER_S - _ERA_S, FIRST + 1)
+    return min(rank_s + behind * _ROW_S, _LAST)
 
 
 class Dispatch:

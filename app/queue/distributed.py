@@ -73,6 +73,8 @@ class DistributedQueue:
         self._claiming: set[asyncio.Task[Claim | None]] = set()
         self._due: set[str] = set()
         """Tasks that need a ticket, by what this process has committed."""
+        self._moved: set[str] = set()
+        """Tasks that have moved up: their tickets are for a place farther back."""
         self._woken = asyncio.Event()
         self._accepting = 0
         self._waiting_count = 0
@@ -225,10 +227,12 @@ class DistributedQueue:
         """The claim of this run, in the buffer already; None when there is nothing to claim."""
         assert self._lease is not None  # noqa: S101  (tickets arrive at who takes tasks)
         while not self._stopping:
-            worker = self._lease.worker
+            worker, moved = self._lease.worker, set[str]()
             try:
                 claim = await self._store.write(
-                    lambda tx, w=worker: verbs.claim_one(tx, w, task_id, self._bounds.caps, run=run)  # type: ignore[misc]
+                    lambda tx, w=worker, m=moved: verbs.claim_one(  # type: ignore[misc]
+                        tx, w, task_id, self._bounds.caps, run=run, moved=m
+                    )
                 )
             except LeaseLost:  # nothing may be taken until it is renewed
                 self._lease.want_renewal()
@@ -240,6 +244,9 @@ class DistributedQueue:
                 if claim is not None:
                     self._over[claim.subject] = asyncio.Event()
                     self._buffer.put_nowait(claim)
+                if moved:
+                    self._moved |= moved
+                    self._woken.set()
                 return claim
         return None
 
@@ -264,12 +271,15 @@ class DistributedQueue:
 
     async def _hand_in(self) -> None:
         due, self._due = self._due, set()
+        moved, self._moved = self._moved, set()
         try:
-            if due:
-                tickets = await self._store.read(lambda tx: due_tickets(tx, due))
+            if due or moved:
+                tickets = await self._store.read(lambda tx: due_tickets(tx, due | moved))
+                await self._dispatch.forget([t.id for t in tickets if t.task_id in moved])
                 await self._dispatch.hand_in(tickets)
         except StoreError:
             self._due |= due
+            self._moved |= moved
             raise
 
     async def _count(self) -> None:

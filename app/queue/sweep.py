@@ -35,7 +35,9 @@ def due_tickets(tx: Tx, task_ids: Iterable[str]) -> list[Ticket]:
 
 def _ticket(row: Row) -> Ticket:
     """The ticket of a waiting task's next run. Whose turn in a budget's line has come goes first."""
-    priority = FIRST if row["turn_called"] else priority_of(row["rank_us"])
+    behind = -min(row["turn_called"], 0)
+    called = row["turn_called"] > 0
+    priority = FIRST if called else priority_of(row["rank_us"], behind)
     return Ticket(row["id"], row["run_count"], priority)
 
 

@@ -6,7 +6,7 @@ A task's row and the event that tells of its change are written together.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -66,7 +66,13 @@ def enqueue(
     `ageing_us` behind: after that time it goes before newcomers of the level above.
     """
     due_at_us = tx.now_us if spec.run_at_us is None else max(spec.run_at_us, tx.now_us)
-    tx.later("count_task", owner=subject.owner, session_id=subject.session_id)
+    rank_us = due_at_us + priority * ageing_us
+    session = {"owner": subject.owner, "session_id": subject.session_id}
+    tx.later("count_task", **session)
+    if due_at_us <= tx.now_us:
+        tx.later("fall_behind_in_session", id=subject.task_id, rank_us=rank_us, **session)
+        if spec.key_id is not None:
+            tx.later("fall_behind_in_key", id=subject.task_id, rank_us=rank_us, key_id=spec.key_id)
     tx.later(
         "insert_task",
         id=subject.task_id,
@@ -76,7 +82,7 @@ def enqueue(
         priority=priority,
         now_us=tx.now_us,
         due_at_us=due_at_us,
-        rank_us=due_at_us + priority * ageing_us,
+        rank_us=rank_us,
         held_by="time" if due_at_us > tx.now_us else None,
         deadline_at_us=due_at_us + int(spec.deadline_s * _US_PER_S),
         parent_id=spec.ancestors[0] if spec.ancestors else None,
@@ -103,13 +109,36 @@ def claim_some(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> tuple[l
         rows = list(tx.all("claim_tasks", worker=worker, now_us=tx.now_us, limit=limit))
         more = len(rows) == limit
     rows.sort(key=lambda row: (row["rank_us"], row["id"]))
+    move_up(tx, rows)
     return [_claimed(tx, worker, row) for row in rows], more or due == SCAN_LIMIT
 
 
+def move_up(tx: Tx, left: Iterable[Row]) -> list[str]:
+    """These have left the order: the next ones of their sessions, and of their keys, move up. Returns which."""
+    if tx.one("any_behind") is None:
+        return []
+    found = list[Row | None]()
+    sessions = {(row["owner"], row["session_id"]): row["key_id"] for row in left}
+    for owner, session_id in sessions:
+        named = {"owner": owner, "session_id": session_id}
+        found.append(tx.one("next_of_session", now_us=tx.now_us, **named))
+    for key_id in set(sessions.values()) - {None}:
+        found.append(tx.one("next_of_key", now_us=tx.now_us, key_id=key_id))
+    return [row["id"] for row in found if row is not None]
+
+
 def claim_one(
-    tx: Tx, worker: str, task_id: str, caps: Caps = NO_CAPS, *, run: int | None = None
+    tx: Tx,
+    worker: str,
+    task_id: str,
+    caps: Caps = NO_CAPS,
+    *,
+    run: int | None = None,
+    moved: set[str] | None = None,
 ) -> Claim | None:
     """Take this task, whatever its rank; None when it may not start now, or `run` is not its latest run.
+
+    Into `moved` go the tasks that moved up in its place.
 
     Raises:
         LeaseLost: the worker's own lease is gone or has expired.
@@ -124,7 +153,12 @@ def claim_one(
             tx.later("hold_task", id=task_id, held_by=lacking)
             return None
     taken = tx.one("claim_task", id=task_id, worker=worker, now_us=tx.now_us)
-    return None if taken is None else _claimed(tx, worker, taken)
+    if taken is None:
+        return None
+    up = move_up(tx, [taken])
+    if moved is not None:
+        moved.update(up)
+    return _claimed(tx, worker, taken)
 
 
 def _within(tx: Tx, worker: str, limit: int, room: Room) -> tuple[list[Row], bool]:
@@ -305,6 +339,7 @@ def cancel(tx: Tx, owner: str, task_id: str, before_end: BeforeEnd = nothing_bef
         append(tx, subject, CancelRequested())
         before_end(tx, subject, Outcome.CANCELLED)
         finish(tx, subject, Conclusion(Outcome.CANCELLED))
+        move_up(tx, [row])
         return TaskStatus.CANCELLED
     return status
 
@@ -316,6 +351,7 @@ def expire(tx: Tx, limit: int, before_end: BeforeEnd = nothing_before) -> int:
         subject = Subject(row["id"], row["session_id"], row["owner"], row["run_count"])
         before_end(tx, subject, DEADLINE_PASSED.outcome)
         finish(tx, subject, DEADLINE_PASSED)
+    move_up(tx, rows)
     return len(rows)
 
 

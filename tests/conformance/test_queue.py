@@ -346,3 +346,21 @@ async def test_nothing_is_taken_without_a_lease(office):
     assert claim is not None
     assert claim.worker == "w2"
     await _end(office, queue, claim)
+
+
+async def test_a_burst_lets_a_single_task_pass(office):
+    """Thirty of one session wait, one at a time is worked on: another session's task is among the next few."""
+    queue = await office.opened()
+    for number in range(30):
+        await accepted(office.store, f"b{number:02}", session_id="burst")
+    first = await queue.next()
+    await accepted(office.store, "single", session_id="other")
+    passed = 0
+    while (claim := await queue.next()).subject.task_id != "single":
+        passed += 1
+        await office.store.write(
+            lambda tx, c=claim: verbs.finish(tx, c.subject, Conclusion(Outcome.ANSWERED, "x"))
+        )
+        queue.ended(claim)
+    assert passed <= SLOTS + 1  # what had arrived at this process's slots before it came
+    queue.ended(first)

@@ -13,10 +13,50 @@ WHERE s.owner = :owner AND s.id = :id;
 UPDATE sessions SET task_count = task_count + 1 WHERE owner = :owner AND id = :session_id;
 
 -- name: insert_task
+-- `turn_called` says in which row it stands: 0 is the first of its key (without one: of its session), -1 the first of
+-- its session where another session of its key is in front, -2 behind others of its session.
 INSERT INTO tasks (id, owner, session_id, status, spec, priority, created_at_us, available_at_us, due_at_us, rank_us,
-    held_by, deadline_at_us, parent_id, key_id)
+    held_by, deadline_at_us, parent_id, key_id, turn_called)
 VALUES (:id, :owner, :session_id, 'queued', :spec, :priority, :now_us, :due_at_us, :due_at_us, :rank_us,
-    :held_by, :deadline_at_us, :parent_id, :key_id);
+    :held_by, :deadline_at_us, :parent_id, :key_id,
+    CASE WHEN :due_at_us > :now_us THEN 0
+    WHEN EXISTS (SELECT 1 FROM tasks AS s WHERE s.status = 'queued' AND s.held_by IS NULL AND s.owner = :owner
+        AND s.session_id = :session_id AND s.turn_called >= -1 AND (s.rank_us, s.id) < (:rank_us, :id)) THEN -2
+    WHEN EXISTS (SELECT 1 FROM tasks AS k WHERE k.status = 'queued' AND k.held_by IS NULL AND k.key_id = :key_id
+        AND k.turn_called >= 0 AND (k.rank_us, k.id) < (:rank_us, :id)) THEN -1
+    ELSE 0 END);
+
+-- name: fall_behind_in_session
+-- A more urgent task of the session has come: those in front of it stand behind it from now on.
+UPDATE tasks SET turn_called = -2
+WHERE status = 'queued' AND held_by IS NULL AND owner = :owner AND session_id = :session_id
+  AND turn_called BETWEEN -1 AND 0 AND (rank_us, id) > (:rank_us, :id);
+
+-- name: fall_behind_in_key
+UPDATE tasks SET turn_called = -1
+WHERE status = 'queued' AND held_by IS NULL AND key_id = :key_id AND turn_called = 0
+  AND (rank_us, id) > (:rank_us, :id);
+
+-- name: any_behind
+SELECT 1 FROM tasks WHERE status = 'queued' AND held_by IS NULL AND turn_called < 0 LIMIT 1;
+
+-- name: next_of_session
+-- The first of its session was taken: the next one moves up, to the end of the line there.
+UPDATE tasks SET turn_called = CASE WHEN key_id IS NULL THEN 0 ELSE -1 END,
+    rank_us = CASE WHEN rank_us < :now_us THEN :now_us ELSE rank_us END
+WHERE id = (SELECT s.id FROM tasks AS s WHERE s.status = 'queued' AND s.held_by IS NULL AND s.owner = :owner
+        AND s.session_id = :session_id AND s.turn_called = -2 ORDER BY s.rank_us, s.id LIMIT 1)
+  AND NOT EXISTS (SELECT 1 FROM tasks AS f WHERE f.status = 'queued' AND f.held_by IS NULL AND f.owner = :owner
+        AND f.session_id = :session_id AND f.turn_called >= -1)
+RETURNING id;
+
+-- name: next_of_key
+UPDATE tasks SET turn_called = 0, rank_us = CASE WHEN rank_us < :now_us THEN :now_us ELSE rank_us END
+WHERE id = (SELECT k.id FROM tasks AS k WHERE k.status = 'queued' AND k.held_by IS NULL AND k.key_id = :key_id
+        AND k.turn_called = -1 ORDER BY k.rank_us, k.id LIMIT 1)
+  AND NOT EXISTS (SELECT 1 FROM tasks AS f WHERE f.status = 'queued' AND f.held_by IS NULL AND f.key_id = :key_id
+        AND f.turn_called >= 0)
+RETURNING id;
 
 -- name: count_subtasks
 SELECT COUNT(*) AS subtask_count FROM tasks WHERE parent_id = :parent_id AND owner = :owner;
@@ -76,7 +116,7 @@ WHERE t.owner = :owner AND t.session_id = :session_id AND t.outcome = :outcome
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 
 -- name: claim_tasks
--- Whose turn in a budget's line has come goes first: those behind it cannot pass. Then by rank. The run count
+-- Whose turn in a budget's line has come goes first: those behind it cannot pass. Then row by row, and by rank. The run count
 -- is the fencing token: it only grows.
 UPDATE tasks SET status = 'running', lease_owner = :worker, run_count = run_count + 1, turn_called = 0,
     in_batch = 0, started_at_us = COALESCE(started_at_us, :now_us)
@@ -101,7 +141,8 @@ WHERE id = :id AND status = 'queued'
 RETURNING *;
 
 -- name: hold_task
-UPDATE tasks SET held_by = :held_by WHERE id = :id AND status = 'queued';
+UPDATE tasks SET held_by = :held_by, turn_called = CASE WHEN turn_called < 0 THEN 0 ELSE turn_called END
+WHERE id = :id AND status = 'queued';
 
 -- name: running_of_session
 SELECT COUNT(*) AS running_count FROM tasks
@@ -187,7 +228,7 @@ RETURNING session_id, owner, run_count, paused_at_us;
 -- name: make_available
 UPDATE tasks SET turn_called = 1, held_by = CASE WHEN held_by = 'time' THEN NULL ELSE held_by END,
     available_at_us = CASE WHEN available_at_us > :now_us THEN :now_us ELSE available_at_us END
-WHERE id = :id AND status = 'queued' AND turn_called = 0;
+WHERE id = :id AND status = 'queued' AND turn_called <= 0;
 
 -- name: wake_parked
 -- Not those that wait for an instant that somebody named. The clock was set back: what was due in its future is due
@@ -225,7 +266,7 @@ WHERE id = :id AND owner = :owner AND status = 'failed' AND erased_at_us IS NULL
 UPDATE tasks SET status = 'cancelling' WHERE id = :id AND owner = :owner AND status = 'running';
 
 -- name: expired_tasks
-SELECT id, owner, session_id, run_count FROM tasks
+SELECT id, owner, session_id, key_id, run_count FROM tasks
 WHERE status = 'queued' AND deadline_at_us > 0 AND deadline_at_us <= :now_us LIMIT :limit;
 
 -- name: queue_state
