@@ -6,7 +6,7 @@ A task's row and the event that tells of its change are written together.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -39,6 +39,7 @@ from app.journal.events import TaskFinished as Finished
 from app.journal.journal import append
 from app.queue import leases
 from app.queue.caps import NO_CAPS, Caps, Room, in_force
+from app.queue.rows import make_way, move_up
 from app.store.port import Row, Tx
 
 _US_PER_S = 1_000_000
@@ -67,12 +68,9 @@ def enqueue(
     """
     due_at_us = tx.now_us if spec.run_at_us is None else max(spec.run_at_us, tx.now_us)
     rank_us = due_at_us + priority * ageing_us
-    session = {"owner": subject.owner, "session_id": subject.session_id}
-    tx.later("count_task", **session)
+    tx.later("count_task", owner=subject.owner, session_id=subject.session_id)
     if due_at_us <= tx.now_us:
-        tx.later("fall_behind_in_session", id=subject.task_id, rank_us=rank_us, **session)
-        if spec.key_id is not None:
-            tx.later("fall_behind_in_key", id=subject.task_id, rank_us=rank_us, key_id=spec.key_id)
+        make_way(tx, subject, rank_us, spec.key_id)
     tx.later(
         "insert_task",
         id=subject.task_id,
@@ -111,20 +109,6 @@ def claim_some(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> tuple[l
     rows.sort(key=lambda row: (row["rank_us"], row["id"]))
     move_up(tx, rows)
     return [_claimed(tx, worker, row) for row in rows], more or due == SCAN_LIMIT
-
-
-def move_up(tx: Tx, left: Iterable[Row]) -> list[str]:
-    """These have left the order: the next ones of their sessions, and of their keys, move up. Returns which."""
-    if tx.one("any_behind") is None:
-        return []
-    found = list[Row | None]()
-    sessions = {(row["owner"], row["session_id"]): row["key_id"] for row in left}
-    for owner, session_id in sessions:
-        named = {"owner": owner, "session_id": session_id}
-        found.append(tx.one("next_of_session", now_us=tx.now_us, **named))
-    for key_id in set(sessions.values()) - {None}:
-        found.append(tx.one("next_of_key", now_us=tx.now_us, key_id=key_id))
-    return [row["id"] for row in found if row is not None]
 
 
 def claim_one(
