@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from app.agent.classify import question
 from app.agent.transcript import TOOL_CALLS_LIMIT, enlarged_max_tokens
 from app.domain.task import BudgetPolicy, TaskSpec, Urgency
-from app.llm.bound import CacheUse, UnboundedContent, prompt_bound, worst_case_nano
+from app.llm.bound import CacheUse, UnboundedContent, compaction_nano, prompt_bound, worst_case_nano
 from app.llm.models import ModelFacts, facts_of
 from app.llm.pricing import BATCH_DIVISOR, PriceRow
 from app.llm.provider import JsonObject, ModelRequest
@@ -68,6 +68,9 @@ def worst_nano(
         prompt = _grown(prompt, facts)
     for left in range(spec.max_steps, 0, -1):
         cache = _dearest_cache(spec, facts, prompt, left) if limits.caching else "none"
+        if spec.compact_above_tokens is not None and prompt > spec.compact_above_tokens:
+            total += limits.attempts * compaction_nano(row, facts, prompt, cache=cache)
+            prompt = facts.context_window_tokens
         total += limits.attempts * worst_case_nano(row, facts, prompt, output, cache=cache)
         further = output * _FURTHER_CALLS_FACTOR if spec.tools else 0
         prompt = _grown(prompt + output + results + further, facts)

@@ -5,7 +5,7 @@ the loop had before a crash.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from app.domain.clock import US_PER_S
 from app.domain.task import Bound, TaskSpec
@@ -89,6 +89,8 @@ class Transcript:
     """Tool calls the journal knows to have begun."""
     caching: CachePast = field(default_factory=CachePast, compare=False)
     """What the cache holds of it, as far as its own questions tell."""
+    compacted_at: int = 0
+    """Where the message stands that begins with the latest summary: what came before it is passed over."""
     _encoded: list[bytes] = field(default_factory=list, compare=False, repr=False)
     """The messages as JSON, those that have been asked with: they are encoded once."""
     _results: list[JsonObject] = field(default_factory=list)
@@ -135,11 +137,11 @@ class Transcript:
                 self._known = (prompt, sum(t.output for t in parts))
         match move:
             case "run_tools":
-                self.messages.append({"role": "assistant", "content": sendable(answer.content)})
+                self._keep(answer)
                 self.pending = tool_uses(answer)
                 self._order = [use.id for use in self.pending]
             case "continue":
-                self.messages.append({"role": "assistant", "content": answer.content})
+                self._keep(answer)
                 self.continuations += 1
             case "nudge":
                 self._add_user([{"type": "text", "text": NUDGE}])
@@ -151,6 +153,13 @@ class Transcript:
                 _
             ):  # `finish`: nothing is asked any more; `escalate`: another model is asked the same
                 pass
+
+    def _keep(self, answer: ModelAnswer) -> None:
+        self.messages.append({"role": "assistant", "content": sendable(answer.content)})
+        if any(block["type"] == "compaction" and block.get("content") for block in answer.content):
+            # What was known of its size says nothing of what is left; nor does the cache have it.
+            self.compacted_at, self._known = len(self.messages) - 1, None
+            self.caching = CachePast()
 
     def tool_answered(self, call_id: str, content: str, *, is_error: bool) -> None:
         """Take a tool's result in; once all are there, they go out in one user message."""
@@ -173,7 +182,7 @@ class Transcript:
         self.model = model
         self.max_tokens = min(self.max_tokens, facts_of(model).max_output_tokens)
         self.messages = [m for m in map(_without_thinking, self.messages) if m["content"]]
-        self.caching, self._encoded = CachePast(), []
+        self.caching, self._encoded, self.compacted_at = CachePast(), [], 0
         self._known = self._asked = None
         self.switched_at = len(self.messages)
 
@@ -282,6 +291,8 @@ class Transcript:
             tools_off=self.closing,
             stream=self.max_tokens > stream_above,
             marks=marks,
+            compact_above_tokens=None if self.closing else self.spec.compact_above_tokens,
+            compacted=self.spec.compact_above_tokens is not None,
             encoded=self.encoded(),
         )
 
@@ -291,7 +302,8 @@ class Transcript:
         try:
             if self._known is not None:
                 return grown_bound(*self._known, self._new_blocks, facts)
-            return prompt_bound(request, facts)
+            kept = request.messages[self.compacted_at :]
+            return prompt_bound(replace(request, messages=kept), facts)
         except UnboundedContent:
             return facts.context_window_tokens
 

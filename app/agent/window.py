@@ -18,7 +18,7 @@ def least_prompt_tokens(transcript: Transcript) -> int:
     encoded, past = transcript.encoded(), transcript.caching
     if not past.ends:
         prefix = len(transcript.spec.system or "")
-        return (prefix + sum(map(len, encoded))) // LOOSE_BYTES_PER_TOKEN
+        return (prefix + sum(map(len, encoded[transcript.compacted_at :]))) // LOOSE_BYTES_PER_TOKEN
     messages, tokens = past.ends[-1]
     return tokens + sum(map(len, encoded[messages:])) // LOOSE_BYTES_PER_TOKEN
 

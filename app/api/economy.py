@@ -27,6 +27,7 @@ def is_economy(services: Services, body: TaskIn) -> bool:
         ("max_steps", body.max_steps not in {None, 1}, "there is no second step"),
         ("on_budget", body.on_budget is BudgetPolicy.FINALIZE, "there is no closing turn"),
         ("escalate", bool(body.escalate), "no other model goes on"),
+        ("compact_above_tokens", body.compact_above_tokens is not None, "nothing grows"),
     ):
         if wanted:
             raise SubmissionRefused(field, _WHY.format(what=what), "not-for-economy")

@@ -207,6 +207,7 @@ def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[
         "on_budget": spec.on_budget,
         "downgrade": spec.downgrade,
         "escalate": spec.escalate,
+        "compact_above_tokens": spec.compact_above_tokens,
         "bound": spec.bound,
         "parent_id": spec.ancestors[0] if spec.ancestors else None,
         "agent": spec.agent,

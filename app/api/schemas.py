@@ -172,6 +172,14 @@ class TaskIn(Body):
         description="Go on with the next dearer route where the model refuses, is cut off, says nothing or goes in "
         "circles. Unset: yes, if the router found the complexity.",
     )
+    compact_above_tokens: int | None = Field(
+        None,
+        ge=50_000,
+        le=1_000_000,
+        strict=True,
+        description="Where the conversation is longer than so many tokens, the provider summarizes it, in a pass of its "
+        "own that is reserved and paid for like a call: docs/context.md. Not with `finalize`.",
+    )
     bound: Bound = Field(
         Bound.PROVED,
         description="How a call is bounded before it is made; `estimate` reserves less, by the provider's count.",
@@ -331,6 +339,7 @@ class TaskOut(BaseModel):
     on_budget: BudgetPolicy
     downgrade: bool
     escalate: bool
+    compact_above_tokens: int | None
     bound: Bound
     parent_id: str | None
     agent: str | None

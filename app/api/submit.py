@@ -17,7 +17,7 @@ from app.domain.clock import US_PER_S
 from app.domain.errors import SubmissionRefused
 from app.domain.ids import new_id
 from app.domain.money import nano_from_usd
-from app.domain.task import Bound, Subject, TaskSpec
+from app.domain.task import Bound, BudgetPolicy, Subject, TaskSpec
 from app.journal.events import TaskAccepted
 from app.journal.journal import append
 from app.llm.bound import worst_case_nano
@@ -94,6 +94,7 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         ancestors=parent.ancestors,
         run_at_us=run_at_of(body.run_at, now_us),
         urgency=body.urgency,
+        compact_above_tokens=compacts_above(body),
         escalate=not economy and may_escalate(body, chosen),
         classify=not economy and to_classify(defaults, body, chosen),
     )
@@ -102,6 +103,20 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
     if chosen.decision is not None:
         spec = replace(spec, routing=routing_of(services, spec, chosen.decision))
     return Submission(subject, spec, body.priority, least_nano)
+
+
+def compacts_above(body: TaskIn) -> int | None:
+    """Above how many tokens the conversation is summarized.
+
+    Raises:
+        SubmissionRefused: together with a closing turn, whose price is held back by what is known of the prompt.
+    """
+    if body.compact_above_tokens is not None and body.on_budget is BudgetPolicy.FINALIZE:
+        message = (
+            "A summary's size is not known beforehand, so no closing turn can be held back for it."
+        )
+        raise SubmissionRefused("compact_above_tokens", message, "compaction-unbounded")
+    return body.compact_above_tokens
 
 
 def run_at_of(run_at: datetime | None, now_us: int) -> int | None:

@@ -169,6 +169,8 @@ class TaskSpec:
     classify: bool = False
     """The cheapest route is asked for a second opinion before the task begins."""
     urgency: Urgency = Urgency.NORMAL
+    compact_above_tokens: int | None = None
+    """Where its conversation is longer, the provider summarizes it; None: never."""
     escalate: bool = False
     """The next dearer route goes on where the model refuses, is cut off, says nothing or goes in circles."""
 

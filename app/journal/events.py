@@ -104,6 +104,8 @@ class AttemptStarted(Event):
     """How long what it caches lives: `5m` or `1h`; unset: it asks for no caching."""
     cached_messages: int | None = None
     """Of the conversation so many messages, from the first on; 0: system prompt and tools only."""
+    compact_above_tokens: int | None = None
+    """Reserved for a summary of the conversation, too, which the provider makes above so many tokens."""
     tier: str | None = None
     """`batch`: at half price, to be answered in a batch."""
 

@@ -15,7 +15,7 @@ import orjson
 from app.domain.clock import Clock, SystemClock
 from app.llm.answers import parse_answer
 from app.llm.anthropic_batches import AnthropicBatches, Request
-from app.llm.body import counting_body, request_body
+from app.llm.body import COMPACTION_BETA, counting_body, request_body
 from app.llm.failures import hide, malformed_answer, status_failure, transport_failure
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase
 from app.llm.rates import read_rates
@@ -46,7 +46,7 @@ class _Send(Protocol):
     """POST a body under our reference; returns once the headers are there, with the body unread."""
 
     def __call__(
-        self, body: bytes, reference: str | None, path: str = PATH
+        self, body: bytes, reference: str | None, path: str = PATH, *, beta: str | None = None
     ) -> Awaitable["httpx2.Response"]: ...
 
 
@@ -173,7 +173,8 @@ class AnthropicProvider:
     async def _attempt(
         self, body: bytes, request: ModelRequest, stream: MessageStream, deadline: asyncio.Timeout
     ) -> ModelAnswer:
-        response = await self._line.send(body, request.reference)
+        beta = COMPACTION_BETA if request.compacted else None
+        response = await self._line.send(body, request.reference, beta=beta)
         if request.progress is not None:
             request.progress.rates = read_rates(response.headers.raw)
         try:
@@ -298,8 +299,12 @@ def _sender(
     ]
     extensions = {"timeout": http_client.timeout.as_dict()}
 
-    async def send(body: bytes, reference: str | None, path: str = PATH) -> httpx2.Response:
+    async def send(
+        body: bytes, reference: str | None, path: str = PATH, *, beta: str | None = None
+    ) -> httpx2.Response:
         headers = [*fixed, (REFERENCE_HEADER.encode(), reference.encode())] if reference else fixed
+        if beta is not None:
+            headers = [*headers, (b"anthropic-beta", beta.encode())]
         request = httpx2.Request(
             "POST",
             urls[path],

@@ -9,6 +9,7 @@ from dataclasses import replace
 from app.llm.answers import to_json
 from app.llm.provider import CacheMarks, JsonObject, ModelRequest
 
+COMPACTION_EDIT, COMPACTION_BETA = "compact_20260112", "compact-2026-01-12"
 _UNMARKABLE = frozenset({"thinking", "redacted_thinking"})
 """Blocks that carry no marker. Source: Messages API documentation, prompt caching."""
 
@@ -20,6 +21,9 @@ def request_body(request: ModelRequest) -> bytes:
         TypeError: a message or tool is not plain JSON.
     """
     head: JsonObject = {"model": request.model, "max_tokens": request.max_tokens}
+    if request.compact_above_tokens is not None:
+        trigger = {"type": "input_tokens", "value": request.compact_above_tokens}
+        head["context_management"] = {"edits": [{"type": COMPACTION_EDIT, "trigger": trigger}]}
     return _body(head, request, b',"stream":true' if request.stream else b"")
 
 

@@ -133,6 +133,18 @@ def affordable_max_tokens(
     return min(left // price_out, facts.max_output_tokens)
 
 
+def compaction_nano(
+    row: PriceRow, facts: ModelFacts, prompt_tokens: int, *, cache: CacheUse = "none"
+) -> int:
+    """The most that a pass can cost which summarizes the prompt: no limit of its output is known but the model's own."""
+    return worst_case_nano(row, facts, prompt_tokens, facts.max_output_tokens, cache=cache)
+
+
+def compacted_bound(prompt_tokens: int, facts: ModelFacts) -> int:
+    """Upper bound of the prompt after such a pass: what was there, and its summary."""
+    return min(prompt_tokens + facts.max_output_tokens, facts.context_window_tokens)
+
+
 def closing_nano(
     row: PriceRow, facts: ModelFacts, prompt_tokens: int, max_tokens: int, closing: ClosingTurn
 ) -> int:
@@ -202,6 +214,8 @@ def _block_bound(block: object) -> int:
     if isinstance(block, dict) and not block.get("citations"):
         if kind == "text" and isinstance(block.get("text"), str):
             return ITEM_TOKENS + _text_bytes(block["text"])
+        if kind == "compaction" and not block.get("encrypted_content"):
+            return ITEM_TOKENS + _json_bytes(block)
         if kind == "tool_use":
             return ITEM_TOKENS + _json_bytes(block)
         if kind == "tool_result":

@@ -28,6 +28,7 @@ from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Pro
 from app.llm.reserving import Held, Reserver
 from app.llm.retry import GiveUp, RetryLimits, Wait, decide, sit_out_s
 from app.llm.retry_budget import RetryBudget
+from app.llm.usage import Usage
 from app.observe.logs import Redactor
 from app.store.persist import persist, shielded
 from app.store.port import Store
@@ -169,6 +170,7 @@ class Caller:
             # lost, at the whole reservation. It costs more CPU: short calls that nobody watches go without.
             stream=call.request.stream or held.tight or progress.on_text is not None,
             marks=held.marks,
+            compact_above_tokens=call.request.compact_above_tokens if held.compacts else None,
             reference=held.attempt.id,
             timeout_s=max(min(self._limits.attempt_timeout_s, left_s), 0.001),
             progress=progress,
@@ -261,7 +263,7 @@ class Caller:
         if answer.stop_reason == "refusal" and not answer.content:
             return Cost(0, "unbilled:refused-before-output")
         usage, asked = answer.usage, held.attempt.model
-        if usage is None:
+        if usage is None or (held.compacts and _lacks_a_pass(answer, usage)):
             return None
         try:
             cost = self._prices.cost(usage, held.day)
@@ -333,7 +335,7 @@ class Caller:
         What it had said of its output is a lower bound: text may have been on its way, thinking is not shown.
         """
         usage = failure.usage_so_far
-        if usage is None or len(usage.parts) != 1:
+        if usage is None or len(usage.parts) != 1 or held.compacts:
             return None
         ((model, tokens),) = usage.parts
         if not tokens.prompt:  # some servers report the prompt only at the end
@@ -360,6 +362,12 @@ class Caller:
             )
         finally:
             self._turns.ended(held.scopes)
+
+
+def _lacks_a_pass(answer: ModelAnswer, usage: Usage) -> bool:
+    """The conversation was summarized, and the report is silent about what that took."""
+    summarized = any(block["type"] == "compaction" for block in answer.content)
+    return summarized and len(usage.parts) == 1
 
 
 def _tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:

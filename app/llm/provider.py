@@ -57,6 +57,10 @@ class ModelRequest:
     """Our name for this attempt; sent along, so that both sides' records can be matched."""
     marks: CacheMarks | None = None
     """Where it is cached; None asks for no caching."""
+    compact_above_tokens: int | None = None
+    """Above so many tokens the provider summarizes what came before, in a pass of its own."""
+    compacted: bool = False
+    """The conversation may hold such summaries, even where none is to be made."""
     encoded: Sequence[bytes] = field(default=(), compare=False, repr=False)
     """`messages` as JSON, one by one, where they are encoded already."""
     progress: Progress | None = field(default=None, compare=False)

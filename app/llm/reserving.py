@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 
 from app.budget.accounts import Balance, ServiceLimits, balances
@@ -20,6 +20,8 @@ from app.llm.bound import (
     affordable_before_closing,
     affordable_max_tokens,
     closing_nano,
+    compacted_bound,
+    compaction_nano,
     worst_case_nano,
 )
 from app.llm.cache_plan import tail_of
@@ -56,6 +58,8 @@ class Held:
     """Were all of it lost, what is left would not pay for the same again."""
     marks: CacheMarks | None = None
     """What the reservation pays of the planned caching: all or nothing."""
+    compacts: bool = False
+    """It pays for a pass that summarizes the conversation, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,16 @@ class _Taken:
     scopes: tuple[Scope, ...]
     tight: bool
     marks: CacheMarks | None
+    compacts: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Afforded:
+    """What the tightest budget pays."""
+
+    max_tokens: int
+    marks: CacheMarks | None
+    compacts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +152,7 @@ class Reserver:
                 continue
             self._turns.leave(call.subject.task_id)
             taken = result.max_tokens, result.amount_nano, day, result.scopes, result.tight
-            return Held(attempt, *taken, result.marks)
+            return Held(attempt, *taken, result.marks, result.compacts)
 
     def lacks(self, call: Call, spent: BudgetExhausted) -> BudgetExhausted | None:
         """None when what is left of the spent budget pays for this call in its smallest form; else what it needs."""
@@ -211,8 +225,9 @@ def _reservation(
         fence(tx, call.subject, starting=True)
         stands = balances(tx, call.payer, service)
         tightest = min(stands, key=lambda b: b.unspent_nano)
-        tokens, marks = _affordable(call, row, tightest)
-        amount = _worst_nano(call, row, tokens, marks)
+        paid = _affordable(call, row, tightest)
+        tokens = paid.max_tokens
+        amount = _worst_nano(call, row, tokens, paid.marks, compacts=paid.compacts)
         for held in stands:
             if held.free_nano < amount:
                 if announce:
@@ -221,18 +236,19 @@ def _reservation(
         scopes = tuple(held.scope for held in stands)
         short = reserve(tx, attempt, scopes, amount)
         assert short is None, f"{short} changed inside a transaction"  # noqa: S101
-        append(tx, call.subject, _started(call, attempt, tokens, amount, marks))
+        append(tx, call.subject, _started(call, attempt, amount, paid))
         if also is not None:
             also(tx, call, attempt, tokens)
-        return _Taken(tokens, amount, scopes, tightest.unspent_nano < 2 * amount, marks)
+        tight = tightest.unspent_nano < 2 * amount
+        return _Taken(tokens, amount, scopes, tight, paid.marks, paid.compacts)
 
     return op
 
 
-def _affordable(call: Call, row: PriceRow, tightest: Balance) -> tuple[int, CacheMarks | None]:
+def _affordable(call: Call, row: PriceRow, tightest: Balance) -> _Afforded:
     """The output that the tightest budget pays, what is held back for a closing turn left aside; and the caching.
 
-    A cached prompt is reserved at the price of writing it. Where the budget does not pay for the whole output
+    Where it does not pay for the whole output and for a summary of the conversation, too, none is made. A cached prompt is reserved at the price of writing it. Where the budget does not pay for the whole output
     then, it is cached only if that costs no more than half of the output: what is read makes up for it.
 
     Raises:
@@ -244,14 +260,20 @@ def _affordable(call: Call, row: PriceRow, tightest: Balance) -> tuple[int, Cach
         call.request.max_tokens,
         call.request.marks,
     )
+    if compacts(call):
+        facts, cache = facts_of(row.model), cache_use(marks)
+        spare = unspent - compaction_nano(row, facts, call.prompt_tokens, cache=cache)
+        grown = replace(call, prompt_tokens=compacted_bound(call.prompt_tokens, facts))
+        if spare > 0 and _output(grown, row, spare, cache) >= wish:
+            return _Afforded(wish, marks, compacts=True)
     plain = _output(call, row, unspent, "none")
     if marks is not None:
         cached = _output(call, row, unspent, marks.ttl)
         enough = cached >= wish or (marks.reads and cached * 2 >= min(plain, wish))
         if cached >= floor and enough:
-            return min(wish, cached), marks
+            return _Afforded(min(wish, cached), marks)
     if plain >= floor:
-        return min(wish, plain), None
+        return _Afforded(min(wish, plain), None)
     facts, prompt, closing = facts_of(row.model), call.prompt_tokens, call.closing
     needed = _worst_nano(call, row, floor)
     if closing is not None:
@@ -259,10 +281,26 @@ def _affordable(call: Call, row: PriceRow, tightest: Balance) -> tuple[int, Cach
     raise tightest.exhausted(needed)
 
 
-def _worst_nano(call: Call, row: PriceRow, max_tokens: int, marks: CacheMarks | None = None) -> int:
+def compacts(call: Call) -> bool:
+    """Its prompt may be large enough to be summarized."""
+    above = call.request.compact_above_tokens
+    return above is not None and call.prompt_tokens > above
+
+
+def _worst_nano(
+    call: Call,
+    row: PriceRow,
+    max_tokens: int,
+    marks: CacheMarks | None = None,
+    *,
+    compacts: bool = False,
+) -> int:
     """The most the call can cost with this output."""
-    facts, cache = facts_of(row.model), cache_use(marks)
-    worst = worst_case_nano(row, facts, call.prompt_tokens, max_tokens, cache=cache)
+    facts, cache, prompt, more = facts_of(row.model), cache_use(marks), call.prompt_tokens, 0
+    if compacts:
+        more = compaction_nano(row, facts, prompt, cache=cache)
+        prompt = compacted_bound(prompt, facts)
+    worst = more + worst_case_nano(row, facts, prompt, max_tokens, cache=cache)
     return -(-worst // BATCH_DIVISOR) if call.economy else worst
 
 
@@ -278,14 +316,13 @@ def cache_use(marks: CacheMarks | None) -> CacheUse:
     return "none" if marks is None else marks.ttl
 
 
-def _started(
-    call: Call, attempt: Attempt, max_tokens: int, amount_nano: int, marks: CacheMarks | None
-) -> AttemptStarted:
+def _started(call: Call, attempt: Attempt, amount_nano: int, paid: _Afforded) -> AttemptStarted:
+    marks = paid.marks
     return AttemptStarted(
         step=attempt.step,
         attempt=attempt.attempt,
         model=attempt.model,
-        max_tokens=max_tokens,
+        max_tokens=paid.max_tokens,
         prompt_bound_tokens=call.prompt_tokens,
         reserved_nano=amount_nano,
         price_row=attempt.price_row,
@@ -293,6 +330,7 @@ def _started(
         cache=None if marks is None else marks.ttl,
         cached_messages=None if marks is None else tail_of(marks),
         tier="batch" if call.economy else None,
+        compact_above_tokens=call.request.compact_above_tokens if paid.compacts else None,
     )
 
 

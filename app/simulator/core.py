@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from hashlib import blake2b
 from typing import Any
 
 import orjson
 
 from app.domain.clock import US_PER_S, Clock
+from app.simulator import compaction
 from app.simulator.batches import PATH as BATCHES_PATH
 from app.simulator.batches import Batches, Result
 from app.simulator.bill import Bill, Line
@@ -23,7 +24,7 @@ from app.simulator.limits import Limits, Pool, RateLimits
 from app.simulator.log import RequestLog, Seen, key_of, safe_headers, summary
 from app.simulator.models import Fast, Model
 from app.simulator.odd_calls import with_odd_calls
-from app.simulator.prices import Meters, charge_nano
+from app.simulator.prices import Meters, charge_nano, total
 from app.simulator.prompt import prompt_tokens
 from app.simulator.reply import SIMULATED, Reply, error_reply, html_reply, json_reply, shaped
 from app.simulator.thinking import check_thinking, prefix_digests, thinking_block
@@ -69,6 +70,8 @@ class _Call:
     """The body mentions `cache_control`."""
     key: str
     client_reference: str | None
+    compacts_above: int | None = None
+    """Compacted above so many tokens, on the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,7 @@ class Simulator:
             b"cache_control" in body,
             seen.key,
             seen.headers.get(CLIENT_REFERENCE),
+            compaction.trigger_of(request, seen.headers),
         )
         return self._generate(call)
 
@@ -204,15 +208,18 @@ class Simulator:
         pool = self.rate_limits.take(call.model.name, uncached, now_us)
         room = call.model.window - plan.meters.prompt
         answer = self._composed(call, view, fault, room)
+        if _is_compacted(call, plan):
+            answer = replace(answer, blocks=[compaction.block(), *answer.blocks])
         pool.output.level -= answer.tokens
         self.cache.commit(plan, now_us, now_us + int(fault.delay_s * US_PER_S))
         return self._billed(call, answer, plan, fault, pool)
 
     def _plan(self, call: _Call) -> CachePlan:
+        request = compaction.effective(call.request)
         if call.marked:
-            plan = self.cache.plan(call.request, call.model, call.key, call.seen.at_us)
+            plan = self.cache.plan(request, call.model, call.key, call.seen.at_us)
         else:
-            plan = CachePlan(Meters(input=prompt_tokens(call.request, call.model)))
+            plan = CachePlan(Meters(input=prompt_tokens(request, call.model)))
         if plan.meters.prompt > call.model.window:
             raise invalid(
                 f"prompt is too long: {plan.meters.prompt} tokens > {call.model.window} maximum"
@@ -254,20 +261,26 @@ class Simulator:
     def _made(
         self, call: _Call, answer: Answer, plan: CachePlan, fault: Fault, *, batch: bool = False
     ) -> _Made:
-        meters = replace(plan.meters, output=answer.tokens, thinking=answer.thinking_tokens)
+        compacted = _is_compacted(call, plan)
+        prompt = compaction.after(call.request, call.model) if compacted else plan.meters
+        meters = replace(prompt, output=answer.tokens, thinking=answer.thinking_tokens)
         if fault.rule is not None and fault.kind is Kind.USAGE_TIMES:
             meters = _times(meters, fault.rule.factor)
         geo = (call.request.get("inference_geo") or self.default_geo) if call.model.geo else None
         fast = call.request.get("speed") == "fast" and call.model.fast is Fast.YES
         speed, tier = "fast" if fast else "standard", "batch" if batch else "standard"
         usage = usage_of(meters, answer, geo=geo or "not_available", speed=speed, tier=tier)
+        passes = [meters]
+        if compacted:
+            passes = [compaction.summing(plan.meters), meters]
+            usage["iterations"] = compaction.iterations(*passes)
         named = fault.rule.echo if fault.rule and fault.kind is Kind.WRONG_MODEL else None
         envelope = Envelope(
             self.ids.next("msg_"), named or call.model.name, _reported(usage, fault.kind)
         )
-        nano = charge_nano(call.model.name, meters, fast=fast, us_only=geo == "us", batch=batch)
+        nano = charge_nano(call.model.name, *passes, fast=fast, us_only=geo == "us", batch=batch)
         unbilled = not answer.billed or (fault.rule is not None and fault.rule.billed is False)
-        return _Made(envelope, meters, None if unbilled else nano)
+        return _Made(envelope, reduce(total, passes), None if unbilled else nano)
 
     def _bill(self, call: _Call, made: _Made) -> Line | None:
         if made.nano is None:
@@ -323,6 +336,10 @@ class Simulator:
         if line is None:
             return reply
         return replace(reply, delivered=partial(self.bill.deliver, line))
+
+
+def _is_compacted(call: _Call, plan: CachePlan) -> bool:
+    return call.compacts_above is not None and plan.meters.prompt > call.compacts_above
 
 
 def _parsed(body: bytes) -> Any:

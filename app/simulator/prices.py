@@ -3,7 +3,7 @@
 Published prices of November 2026 (pricing page), in integer nano-dollars (1e-9 USD) per million tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 
 from app.domain.money import NANO_PER_USD
@@ -32,6 +32,16 @@ class Meters:
     def prompt(self) -> int:
         """Size of the prompt, in tokens."""
         return self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
+
+
+def total(one: Meters, other: Meters) -> Meters:
+    """Both together."""
+    return Meters(
+        **{
+            meter.name: getattr(one, meter.name) + getattr(other, meter.name)
+            for meter in fields(Meters)
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +95,14 @@ PRICES: dict[str, Price] = {
 LONG_PRICES: dict[str, Price] = {"claude-haiku-5-5": _row("0.50 0.625 1.00 0.05 2.50")}
 
 
-def charge_nano(
-    model: str, meters: Meters, *, fast: bool, us_only: bool, batch: bool = False
-) -> int:
+def charge_nano(model: str, *passes: Meters, fast: bool, us_only: bool, batch: bool = False) -> int:
     """The charge for one generation in nano-dollars, rounded up once; `model` as the response names it."""
-    row = PRICES[model]
-    if meters.prompt > LONG_PROMPT:
-        row = LONG_PRICES.get(model, row)
-    scaled = row.times_mtok(meters) * (_FAST if fast else 1)
+    scaled = 0
+    for meters in passes:
+        row = PRICES[model]
+        if meters.prompt > LONG_PROMPT:
+            row = LONG_PRICES.get(model, row)
+        scaled += row.times_mtok(meters) * (_FAST if fast else 1)
     denominator = MTOK * (_BATCH_DIVISOR if batch else 1)
     if us_only:
         scaled, denominator = scaled * _US_NUMERATOR, denominator * _US_DENOMINATOR

@@ -91,6 +91,8 @@ def stream_events(envelope: Envelope, answer: Answer) -> Iterator[bytes]:
     }
     if envelope.usage is not None:
         closing["usage"] = {name: envelope.usage[name] for name in _DELTA_FIELDS}
+        if "iterations" in envelope.usage:
+            closing["usage"]["iterations"] = envelope.usage["iterations"]
     yield event(closing)
     yield event({"type": "message_stop"})
 
@@ -102,7 +104,8 @@ def _opening(envelope: Envelope, answer: Answer) -> JsonObject:
         placeholder = {"output_tokens": _PLACEHOLDER_TOKENS, "output_tokens_details": None}
         if envelope.usage["output_tokens"] is None:
             placeholder = {}
-        message["usage"] = {**envelope.usage, **placeholder, "server_tool_use": None}
+        begun = {name: value for name, value in envelope.usage.items() if name != "iterations"}
+        message["usage"] = {**begun, **placeholder, "server_tool_use": None}
     return message
 
 
@@ -129,6 +132,8 @@ def _deltas(block: JsonObject, broken_input: str | None) -> tuple[JsonObject, li
         case "thinking":
             delta = {"type": "signature_delta", "signature": block["signature"]}
             return {**block, "signature": ""}, [delta]
+        case "compaction":
+            return {**block, "content": None}, [{**block, "type": "compaction_delta"}]
         case _:
             return block, []
 

@@ -93,3 +93,13 @@ def test_a_count_knows_no_markers() -> None:
         "system": "Be brief.",
         "messages": [user("Hi.")],
     }
+
+
+def test_a_conversation_may_be_summarized_above_a_size() -> None:
+    """Told in the body; the beta goes in a header."""
+    body = sent(asked(user("Hi."), compact_above_tokens=60_000, compacted=True))
+    trigger = {"type": "input_tokens", "value": 60_000}
+    assert body["context_management"] == {
+        "edits": [{"type": "compact_20260112", "trigger": trigger}]
+    }
+    assert "context_management" not in sent(asked(user("Hi."), compacted=True))
