@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from app import __version__
 from app.agent.caching import Caching
 from app.agent.escalation import Ladder
+from app.agent.fallback import Fallback
 from app.agent.job import HistoryLimits
 from app.agent.loop import AgentLoop
 from app.agent.quote import QuoteLimits
@@ -332,7 +333,12 @@ def _agent_loop(  # noqa: PLR0917  (see `wire`)
         stream_above_tokens=settings.stream_above_tokens,
         economy=make_economy(settings, *asks, service_limits(settings)),
         cheaper=tiers.cheaper,
-        ladder=Ladder(tiers.stronger, tiers.row, settings.escalation_limit),
+        ladder=Ladder(
+            tiers.stronger,
+            tiers.row,
+            settings.escalation_limit,
+            Fallback(store, caller, clock, tiers.row, settings.fallback_after_s),
+        ),
         drain=drain,
         lease=lease,
         redactor=redactor,
@@ -390,6 +396,7 @@ def service_limits(settings: Settings) -> ServiceLimits:
 def _defaults(settings: Settings) -> Defaults:
     return Defaults(
         routes=settings.routes,
+        fallback=settings.fallback_models,
         complexity=settings.default_complexity,
         thresholds=Thresholds(settings.auto_medium_score, settings.auto_complex_score),
         weights=shipped(),

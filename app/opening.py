@@ -73,6 +73,11 @@ def load_prices(settings: Settings, clock: Clock) -> PriceBook:
             prices.row(model, day)
         except UnknownModel as error:
             problems.append(f"{variable(f'route_{complexity}')}: {error}")
+    for model in settings.fallback_models:
+        try:
+            prices.row(model, day)
+        except UnknownModel as error:
+            problems.append(f"{variable('fallback_models')}: {error}")
     if problems:
         raise SettingsError(problems)
     return prices

@@ -127,6 +127,16 @@ class Settings(BaseSettings):
         description="How often a task may go up to a dearer route, where it may at all.",
     )
 
+    fallback_models: tuple[str, ...] = Field(
+        (),
+        description="JSON list of models, the first choice first: where a task's model is overloaded or down, the "
+        "next one that can be had goes on. Empty: none does.",
+    )
+    fallback_after_s: Seconds = Field(
+        10.0,
+        description="Seconds that a model has to be down before waiting tasks fall back; one whose attempts are used up does at once.",
+    )
+
     # Budgets and bounds of a task
     task_budget_usd: Usd = Field(
         Decimal("0.50"), description="What a task may cost that names no budget."

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from app.agent.fallback import Fallback
 from app.agent.job import Job, with_partial
 from app.agent.transcript import Transcript
 from app.agent.verdict import Finish, RunTools, Verdict
@@ -30,6 +31,8 @@ class Ladder:
     """From a model to the next dearer route, if there is one."""
     row: Callable[[str], PriceRow]
     limit: int
+    fallback: Fallback | None = None
+    """Who goes on where a model cannot be had."""
 
     def after(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, replace
+from functools import partial
 
 from app.agent.caching import NO_CACHING, Caching
 from app.agent.classify import Classifier, due
@@ -133,20 +134,15 @@ class AgentLoop:
             await self._answer_tools(job)
             if self._drain.begun:
                 raise Parked("drain", self._clock.now_us())
-            bounded = self._bounded_end(job)
-            if bounded is not None:
-                return bounded
-            try:
-                if await self._advance(job, definitions):
-                    return None
-            except BudgetExhausted as error:
-                end = given_up(job, error) or await self._spent.decide(
-                    job, error, self._fits(job, definitions, error)
-                )
-                if end is not None:
-                    return end
-            except CallFailed as error:
-                return _call_failed(job, error)
+            end = self._bounded_end(job)
+            if end is None:
+                try:
+                    if await self._advance(job, definitions):
+                        return None
+                except (BudgetExhausted, CallFailed, Parked) as why:
+                    end = await self._otherwise(job, definitions, why)
+            if end is not None:
+                return end
 
     async def _advance(self, job: Job, definitions: tuple[dict[str, object], ...]) -> bool:
         """One answer more; whether the task's end is recorded with it."""
@@ -231,6 +227,30 @@ class AgentLoop:
             return self._caller.lacks(await self._call(job, trial, definitions), error)
 
         return fits
+
+    async def _otherwise(
+        self,
+        job: Job,
+        definitions: tuple[dict[str, object], ...],
+        why: BudgetExhausted | CallFailed | Parked,
+    ) -> Conclusion | None:
+        """The end of a task whose model gave no answer; None when it goes on in another way.
+
+        Raises:
+            Parked: it waits for its model, or for its turn.
+            Paused: it waits for more money.
+        """
+        if isinstance(why, BudgetExhausted):
+            fits = self._fits(job, definitions, why)
+            return given_up(job, why) or await self._spent.decide(job, why, fits)
+        fallback = self._ladder.fallback
+        if fallback is not None and not due(job):  # else it was the classifier that was asked
+            call_of = partial(self._call, job, definitions=definitions)
+            if await fallback.instead(job, why, call_of):
+                return None
+        if isinstance(why, Parked):
+            raise why
+        return _call_failed(job, why)
 
     async def _bounded(
         self, claim: Claim, transcript: Transcript, request: ModelRequest

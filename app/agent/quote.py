@@ -76,8 +76,10 @@ def worst_nano(
         prompt = _grown(prompt + output + results + further, facts)
         # Another model counts from bytes, and an answer may have many for a token. A step up leaves out the
         # answer it follows; without tools no other one is kept.
-        if spec.downgrade or (spec.escalate and spec.tools):
+        if spec.downgrade or spec.fallback or (spec.escalate and spec.tools):
             prompt = facts.context_window_tokens
+    # Each time another model goes on, the attempts of that question begin anew.
+    total += len(spec.fallback) * limits.attempts * worst_case_nano(row, facts, prompt, output)
     return at_tier(spec, total)
 
 

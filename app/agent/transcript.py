@@ -1,30 +1,19 @@
 """What the model sees of a task: messages that only ever grow, and where the loop stands in them.
 
-The transcript is a pure function of the task's events: `rebuild` makes from the journal, byte for byte, what
-the loop had before a crash.
+The transcript is a pure function of the task's events: `replay.rebuild` makes from the journal, byte for byte,
+what the loop had before a crash.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from app.domain.clock import US_PER_S
 from app.domain.task import Bound, TaskSpec
 from app.journal.events import (
-    AttemptFailed,
-    AttemptStarted,
-    BudgetFinalizing,
-    ModelAnswered,
-    ModelDowngraded,
     ModelEscalated,
-    ModelRouted,
-    TaskRetried,
-    ToolFinished,
-    ToolStarted,
+    ModelFellBack,
 )
-from app.journal.journal import Recorded
-from app.llm.answers import ToolUse, parse_answer, sendable, text_of, to_json, tool_uses
+from app.llm.answers import ToolUse, sendable, text_of, to_json, tool_uses
 from app.llm.bound import ClosingTurn, UnboundedContent, grown_bound, prompt_bound
-from app.llm.cache_plan import CachePast, marks_of
+from app.llm.cache_plan import CachePast
 from app.llm.call import Tries
 from app.llm.models import facts_of
 from app.llm.provider import CacheMarks, JsonObject, ModelAnswer, ModelRequest
@@ -77,6 +66,8 @@ class Transcript:
     """Steps up to a dearer model so far."""
     escaped_from: str | None = None
     """Why the latest of them was taken, until the other model has answered."""
+    fallen_from: tuple[str, ...] = ()
+    """Models that could not be had, and that the task does not go back to."""
     switched_at: int = 0
     """How many messages there were when the model that is asked took over."""
     last_text: str = ""
@@ -206,6 +197,12 @@ class Transcript:
         self.escalations += 1
         self.escaped_from = event.why
 
+    def fall_back(self, event: ModelFellBack) -> None:
+        """Let the next model of the chain go on: this one cannot be had."""
+        self.fallen_from = (*self.fallen_from, self.model)
+        self.switch_model(event.to_model)
+        self._try_anew()
+
     def close(self) -> None:
         """Make the next question the last one."""
         self.closing = True
@@ -227,6 +224,7 @@ class Transcript:
         """
         self.nudged = self.enlarged = False
         self.continuations = self.escalations = 0
+        self.fallen_from = ()
         self._try_anew()
         if self._open is not None:
             self._known, self._new_blocks = self._open
@@ -308,8 +306,7 @@ class Transcript:
             return facts.context_window_tokens
 
     def _try_anew(self) -> None:
-        self.tries.forgive()
-        self.tries.retry_of = None
+        self.tries = Tries(self.tries.made)
 
     def _add_user(self, blocks: list[JsonObject]) -> None:
         self.messages.append({"role": "user", "content": blocks})
@@ -336,71 +333,3 @@ def _without_thinking(message: JsonObject) -> JsonObject:
         return message
     kept = [b for b in content if b["type"] not in ("thinking", "redacted_thinking")]
     return {**message, "content": kept}
-
-
-def rebuild(spec: TaskSpec, entries: Iterable[Recorded]) -> Transcript:
-    """The transcript as the events tell it. Pure; the same events give the same bytes."""
-    transcript, history = Transcript.begin(spec), list(entries)
-    retries = [n for n, entry in enumerate(history) if isinstance(entry.event, TaskRetried)]
-    latest = retries[-1] if retries else 0
-    for number, entry in enumerate(history):
-        match entry.event:
-            case ModelAnswered(move=move, request_id=request_id):
-                asked = transcript.caching.asked
-                raw, ttl = entry.body or b"", "1h" if asked is None else asked.ttl
-                transcript.answered(parse_answer(raw, request_id, unsplit_writes=ttl), move)
-            case ToolStarted(call_id=call_id):
-                transcript.started.add(call_id)
-            case ToolFinished(call_id=call_id, is_error=is_error):
-                content = (entry.body or b"").decode()
-                transcript.tool_answered(call_id, content, is_error=is_error)
-            case ModelDowngraded() | ModelEscalated() | ModelRouted() as event:
-                _change_model(transcript, event)
-            case BudgetFinalizing(results_cut=results_cut):
-                transcript.finalizing(results_cut=results_cut, undone=number < latest)
-            case _:
-                _recount(transcript, entry)
-    return transcript
-
-
-def _change_model(
-    transcript: Transcript, event: ModelDowngraded | ModelEscalated | ModelRouted
-) -> None:
-    match event:
-        case ModelDowngraded(to_model=model):
-            transcript.switch_model(model)
-        case ModelEscalated():
-            transcript.escalate(event)
-        case ModelRouted(by="classifier" | "fallback", model=model):
-            transcript.routed(model)
-        case ModelRouted():  # what the task was accepted with: its spec says so, too
-            pass
-
-
-def _marks(event: AttemptStarted) -> CacheMarks | None:
-    if event.cache is None:
-        return None
-    return marks_of("1h" if event.cache == "1h" else "5m", event.cached_messages or 0)
-
-
-def _recount(transcript: Transcript, entry: Recorded) -> None:
-    """Attempts that earlier runs made of the step in progress."""
-    tries = transcript.tries
-    match entry.event:
-        case AttemptStarted(prompt_bound_tokens=prompt_tokens, max_tokens=max_tokens) as event:
-            transcript.asked(prompt_tokens, max_tokens, Bound(event.bound))
-            if not tries.made:
-                transcript.caching.left(_marks(event), entry.at_us)
-            tries.made += 1
-        case TaskRetried():
-            transcript.retried()
-        case AttemptFailed(decision="retry", error_type=error_type, duration_s=duration_s):
-            tries.failures += 1
-            tries.retry_of = error_type
-            if tries.failing_since_us is None:
-                tries.failing_since_us = entry.at_us - int(duration_s * US_PER_S)
-        case AttemptFailed(decision="wait", error_type=error_type):
-            tries.forgive()
-            tries.retry_of = error_type
-        case _:
-            pass

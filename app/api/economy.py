@@ -28,6 +28,7 @@ def is_economy(services: Services, body: TaskIn) -> bool:
         ("on_budget", body.on_budget is BudgetPolicy.FINALIZE, "there is no closing turn"),
         ("escalate", bool(body.escalate), "no other model goes on"),
         ("compact_above_tokens", body.compact_above_tokens is not None, "nothing grows"),
+        ("fallback", bool(body.fallback), "no other model goes on"),
     ):
         if wanted:
             raise SubmissionRefused(field, _WHY.format(what=what), "not-for-economy")

@@ -208,6 +208,7 @@ def _head(task_id: str, session_id: str, spec: TaskSpec, priority: int) -> dict[
         "downgrade": spec.downgrade,
         "escalate": spec.escalate,
         "compact_above_tokens": spec.compact_above_tokens,
+        "fallback_models": list(spec.fallback),
         "bound": spec.bound,
         "parent_id": spec.ancestors[0] if spec.ancestors else None,
         "agent": spec.agent,

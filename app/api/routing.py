@@ -61,6 +61,22 @@ def may_escalate(body: TaskIn, chosen: Chosen) -> bool:
     return chosen.decision is not None if body.escalate is None else body.escalate
 
 
+def fallback_of(defaults: Defaults, body: TaskIn, chosen: Chosen) -> tuple[str, ...]:
+    """Who goes on where the model cannot be had: those that follow it in the chain, or all of a chain that it is not in.
+
+    Raises:
+        SubmissionRefused: it is asked for, and there is nobody.
+    """
+    chain = defaults.fallback
+    place = chain.index(chosen.model) + 1 if chosen.model in chain else 0
+    if body.fallback and not chain[place:]:
+        raise SubmissionRefused(
+            "fallback", f"There is no model that follows {chosen.model!r} in the service's chain."
+        )
+    wanted = body.model is None if body.fallback is None else body.fallback
+    return chain[place:] if wanted else ()
+
+
 def to_classify(defaults: Defaults, body: TaskIn, chosen: Chosen) -> bool:
     """Whether a model is to be asked, too. Not where a closing turn's price is held back: that is all of the budget."""
     finalize = body.on_budget is BudgetPolicy.FINALIZE
@@ -71,7 +87,7 @@ def routing_of(services: Services, spec: TaskSpec, decision: Decision) -> Routin
     """The decision as the task keeps it, with what each route would cost by today's prices."""
     today = datetime.fromtimestamp(services.clock.now_us() // US_PER_S, UTC).date()
     tools = services.tools.definitions(spec.tools)
-    alone = replace(spec, downgrade=False, escalate=False, classify=False)
+    alone = replace(spec, downgrade=False, escalate=False, classify=False, fallback=())
     found = []
     for complexity, model in services.defaults.routes.items():
         row = services.prices.row(model, today)

@@ -166,6 +166,11 @@ class TaskIn(Body):
         strict=True,
         description="Before that, go on with the next cheaper route that fits.",
     )
+    fallback: bool | None = Field(
+        None,
+        strict=True,
+        description="Go on with the service's next model where this one is down. Unset: yes, unless one is named.",
+    )
     escalate: bool | None = Field(
         None,
         strict=True,
@@ -340,6 +345,7 @@ class TaskOut(BaseModel):
     downgrade: bool
     escalate: bool
     compact_above_tokens: int | None
+    fallback_models: list[str] = Field(description="Who goes on where the model is down.")
     bound: Bound
     parent_id: str | None
     agent: str | None

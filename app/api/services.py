@@ -34,6 +34,8 @@ class Defaults:
     """What a submission gets that does not say otherwise."""
 
     routes: Mapping[Complexity, str]
+    fallback: tuple[str, ...]
+    """The service's chain of models, the first choice first."""
     complexity: AskedComplexity
     thresholds: Thresholds
     weights: Weights

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from app.agent.quote import at_tier, first_prompt_tokens
 from app.api.economy import is_economy
 from app.api.parents import NO_PARENT, Parent, check_parent, parent_of
-from app.api.routing import choose, may_escalate, routed, routing_of, to_classify
+from app.api.routing import choose, fallback_of, may_escalate, routed, routing_of, to_classify
 from app.api.schemas import TaskIn
 from app.api.services import Services
 from app.budget.accounts import Balance, ServiceLimits, balance, open_account, shared_balances
@@ -97,6 +97,7 @@ def _submission(services: Services, who: Principal, body: TaskIn, parent: Parent
         compact_above_tokens=compacts_above(body),
         escalate=not economy and may_escalate(body, chosen),
         classify=not economy and to_classify(defaults, body, chosen),
+        fallback=() if economy else fallback_of(defaults, body, chosen),
     )
     subject = Subject(new_id("task", now_us), session_id, who.owner)
     least_nano = minimal_nano(services, spec)
@@ -158,7 +159,8 @@ def minimal_nano(services: Services, spec: TaskSpec) -> int:
     """The price of the smallest useful call; of a task that may be downgraded, by the cheapest model it can get."""
     tools = services.tools.definitions(spec.tools)
     try:
-        rows = candidate_rows(services, replace(spec, escalate=False, classify=False))
+        alone = replace(spec, escalate=False, classify=False, fallback=())
+        rows = candidate_rows(services, alone)
     except UnknownModel as error:
         raise SubmissionRefused("model", str(error)) from error
     return min(first_call_nano(spec, row, tools) for row in rows)
@@ -180,6 +182,7 @@ def candidate_rows(services: Services, spec: TaskSpec) -> list[PriceRow]:
         or spec.classify
         or (spec.escalate and token_price(row) > token_price(own))
     }
+    found |= {model: services.prices.row(model, today) for model in spec.fallback}
     found[own.model] = own
     return [found[model] for model in sorted(found)]
 

@@ -171,6 +171,8 @@ class TaskSpec:
     urgency: Urgency = Urgency.NORMAL
     compact_above_tokens: int | None = None
     """Where its conversation is longer, the provider summarizes it; None: never."""
+    fallback: tuple[str, ...] = ()
+    """Models that go on, the first of them that can be had, where the one that is asked is overloaded or down."""
     escalate: bool = False
     """The next dearer route goes on where the model refuses, is cut off, says nothing or goes in circles."""
 

@@ -152,8 +152,7 @@ class AttemptFailed(Event):
     http_status: int | None
     phase: str
     decision: str
-    """`retry`, `wait` (the upstream fails everybody: the task waits until it answers again), `interrupted`, or the
-    outcome that the call ends with."""
+    """`retry`, `wait` (until the upstream answers again), `interrupted`, or the outcome that the call ends with."""
     charged_nano: int
     kind: str | None
     task_spent_nano: int
@@ -265,6 +264,22 @@ class ModelEscalated(Event):
     prompt_bound_tokens: int
     next_worst_nano: int
     """The most that the next call can cost, nothing of it cached."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFellBack(Event):
+    """The model is overloaded or down; the next of the task's chain goes on from the same question."""
+
+    name: ClassVar[str] = "model_fell_back"
+    level: ClassVar[int] = WARNING
+    step: int
+    from_model: str
+    to_model: str
+    why: str
+    """The type of the last attempt's error, or `outage` where none was made any more."""
+    outage_s: float | None
+    prompt_bound_tokens: int
+    next_worst_nano: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from app.journal.events import (
     ModelAnswered,
     ModelDowngraded,
     ModelEscalated,
+    ModelFellBack,
     ModelRouted,
     ReservationExceeded,
     RetryScheduled,
@@ -146,6 +147,8 @@ class MetricsView:
                 metrics.routed.labels(by, complexity).inc()
             case ModelEscalated(why=why):
                 metrics.switches.labels(why).inc()
+            case ModelFellBack():
+                metrics.switches.labels("fallback").inc()
             case ModelDowngraded():
                 metrics.switches.labels("budget").inc()
             case AttemptReturned(result=result):

@@ -25,12 +25,14 @@ class Tries:
     """When the first of an earlier run's began."""
     failing_since_s: float | None = None
     """When the first of all began, by the monotonic clock; None as long as this run has met none."""
+    paid: int = 0
+    """Failures that may have been billed: these are never forgiven."""
     retry_of: str | None = None
     """How the attempt failed (its `error_type`) that the next one is a retry of."""
 
     def forgive(self) -> None:
-        """What has failed so far counts no more. Not the numbers of the attempts, which are never used twice."""
-        self.failures, self.failing_since_us, self.failing_since_s = 0, None, None
+        """What has failed at no cost counts no more."""
+        self.failures, self.failing_since_us, self.failing_since_s = self.paid, None, None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,12 +26,12 @@ from app.llm.live import Live, Voice
 from app.llm.pricing import Cost, PriceBook, UnknownModel
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
 from app.llm.reserving import Held, Reserver
-from app.llm.retry import GiveUp, RetryLimits, Wait, decide, sit_out_s
+from app.llm.retry import GiveUp, RetryLimits, Wait, decide, known_unbilled, sit_out_s
 from app.llm.retry_budget import RetryBudget
 from app.llm.usage import Usage
 from app.observe.logs import Redactor
 from app.store.persist import persist, shielded
-from app.store.port import Store
+from app.store.port import Store, Tx
 
 _log = logging.getLogger(__name__)
 COUNT_TIMEOUT_S = 30.0
@@ -130,6 +130,19 @@ class Caller:
     def lacks(self, call: Call, spent: BudgetExhausted) -> BudgetExhausted | None:
         """None when what is left of the spent budget pays for this call in its smallest form; else what it needs."""
         return self._reserver.lacks(call, spent)
+
+    def affords(self, tx: Tx, call: Call) -> bool:
+        """Whether spent money leaves enough for this call in its smallest form."""
+        return self._reserver.affords(tx, call)
+
+    def outage_s(self, model: str) -> float | None:
+        """For how long the model has failed nearly everybody; None: it does not, as far as is known."""
+        found = self._governor.outage_s(model), self._retries.outage_s(model)
+        return max((since_s for since_s in found if since_s is not None), default=None)
+
+    def leave(self, task_id: str) -> None:
+        """The task waits for its model no more: another goes on."""
+        self._governor.forget(task_id)
 
     async def estimate(self, subject: Subject, request: ModelRequest) -> int | None:
         """The prompt's tokens as the provider estimates them, with a margin; None when it gives no count.
@@ -281,6 +294,7 @@ class Caller:
         now_s, tries = self._clock.monotonic_s(), call.tries
         failure.message = self._redactor.clean(failure.message)
         tries.failures += 1
+        tries.paid += not known_unbilled(failure)
         duration_s = now_s - started_s
         if tries.failing_since_s is None:
             tries.failing_since_s = self._first_failure_s(tries, started_s)

@@ -165,6 +165,16 @@ class Reserver:
             return error
         return None
 
+    def affords(self, tx: Tx, call: Call) -> bool:
+        """Whether spent money leaves enough for this call in its smallest form."""
+        stands = balances(tx, call.payer, self._service)
+        try:
+            row = self._row(call.request.model, self._today())
+            _affordable(call, row, min(stands, key=lambda b: b.unspent_nano))
+        except (BudgetExhausted, CallFailed):
+            return False
+        return True
+
     def _row(self, model: str, day: date) -> PriceRow:
         try:
             return self._prices.row(model, day)

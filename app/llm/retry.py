@@ -125,6 +125,11 @@ def _sit_out(failure: ModelFailure, outage_s: float, left_s: float) -> Decision:
     return Wait(wait_s, "outage")
 
 
+def may_pass(failure: ModelFailure) -> bool:
+    """Whether another attempt might fare better, or another model."""
+    return _permanent(failure) is None
+
+
 def known_unbilled(failure: ModelFailure) -> bool:
     """The request never left, or the provider is known not to bill it: the reservation is released."""
     if failure.phase in {Phase.CONNECT, Phase.UNDONE}:

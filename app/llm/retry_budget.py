@@ -46,6 +46,8 @@ class _Bucket:
     """Tasks, those that lined up first before the others, and until when they are expected."""
     called: dict[str, float] = field(default_factory=dict)
     """Tasks that may go on for nothing, and until when."""
+    drained_at_s: float | None = None
+    """When it was first short of a retry's price since the model last answered."""
     struck: set[str] = field(default_factory=set)
     """Tasks, a few of them, that the model has failed since it last answered."""
 
@@ -74,12 +76,18 @@ class RetryBudget:
         if bucket.tokens < cost:
             return False
         bucket.tokens -= cost
+        self._look(bucket)
         bucket.waiting.pop(task_id, None)
         return True
 
     def drained(self, model: str) -> bool:
         """There is not enough for another retry: the upstream fails nearly everybody."""
         return self._filled(model).tokens < self._terms.cost
+
+    def outage_s(self, model: str) -> float | None:
+        """For how long retries have been more than the bucket pays, and nobody answered; None: they are not."""
+        drained_at_s = self._filled(model).drained_at_s
+        return None if drained_at_s is None else self._clock.monotonic_s() - drained_at_s
 
     def failed(self, model: str, task_id: str) -> None:
         """The model has failed the task's call."""
@@ -118,6 +126,7 @@ class RetryBudget:
         bucket = self._filled(model)
         bucket.tokens = min(bucket.tokens + 1, self._terms.capacity)
         bucket.struck.clear()
+        bucket.drained_at_s = None
         if not bucket.waiting:
             return
         now_s = self._clock.monotonic_s()
@@ -138,7 +147,12 @@ class RetryBudget:
         gained = (now_s - bucket.filled_at_s) * terms.cost / terms.probe_s
         bucket.tokens = min(bucket.tokens + gained, terms.capacity)
         bucket.filled_at_s = now_s
+        self._look(bucket)
         return bucket
+
+    def _look(self, bucket: _Bucket) -> None:
+        if bucket.drained_at_s is None and bucket.tokens < self._terms.cost:
+            bucket.drained_at_s = self._clock.monotonic_s()
 
     @staticmethod
     def _first(bucket: _Bucket, now_s: float) -> str | None:

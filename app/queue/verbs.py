@@ -365,6 +365,7 @@ def spec_of(text: str) -> TaskSpec:
     data["on_budget"] = BudgetPolicy(data.get("on_budget", BudgetPolicy.FAIL))
     data["bound"] = Bound(data.get("bound", Bound.PROVED))
     data["urgency"] = Urgency(data.get("urgency", Urgency.NORMAL))
+    data["fallback"] = tuple(data.get("fallback", ()))
     data["ancestors"] = tuple(data.get("ancestors", ()))
     if data.get("routing") is not None:
         data["routing"] = _routing_of(data["routing"])

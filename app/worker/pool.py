@@ -7,7 +7,8 @@ from typing import Any
 
 from app.agent.job import History, Job
 from app.agent.loop import AgentLoop
-from app.agent.transcript import Transcript, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import Transcript
 from app.budget.scopes import Payer
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock

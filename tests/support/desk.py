@@ -109,6 +109,7 @@ class Desk:
     caller: Caller
     live: Live
     governor: Governor
+    retries: RetryBudget
 
     async def ask(self, call: Call) -> tuple[ModelAnswer, Noted, Settled]:
         """One call with a move that does not matter."""
@@ -168,7 +169,7 @@ async def open_desk(
         governor=governor,
     )
     try:
-        yield Desk(store, provider, turns, clock, caller, live, governor)
+        yield Desk(store, provider, turns, clock, caller, live, governor, retries)
     finally:
         governor.begin_drain()
         await store.close()

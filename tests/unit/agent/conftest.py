@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import pytest
 
 from app.agent.caching import NO_CACHING, Caching
 from app.agent.escalation import NO_LADDER, Ladder
+from app.agent.fallback import Fallback
 from app.agent.job import Job
 from app.agent.loop import AgentLoop
+from app.agent.replay import rebuild
 from app.agent.spent import Cheaper, no_cheaper
-from app.agent.transcript import Transcript, rebuild
+from app.agent.transcript import Transcript
 from app.domain.task import Claim, Conclusion
 from app.journal.journal import read_all
 from app.llm.pricing import PriceRow
@@ -74,6 +76,11 @@ def row(model: str) -> PriceRow:
     return prices().row(model, FakeClock.today())
 
 
+def fallback_of(desk: Desk, after_s: float) -> Fallback:
+    """Lets another model go on once one has been down for so long."""
+    return Fallback(desk.store, desk.caller, desk.clock, row, after_s)
+
+
 @pytest.fixture
 def open_studio(tmp_path: Path) -> OpenStudio:
     """Opens a studio whose provider will say the given script."""
@@ -84,6 +91,7 @@ def open_studio(tmp_path: Path) -> OpenStudio:
         cheaper: Cheaper = no_cheaper,
         ladder: Ladder = NO_LADDER,
         cached: bool = False,
+        fallback_after_s: float | None = None,
         **options: Any,
     ) -> AsyncIterator[Studio]:
         probe, safe = Probe(), Probe()
@@ -108,7 +116,9 @@ def open_studio(tmp_path: Path) -> OpenStudio:
                 tool_limits=ToolLimits(),
                 stream_above_tokens=8_192,
                 cheaper=cheaper,
-                ladder=ladder,
+                ladder=ladder
+                if fallback_after_s is None
+                else replace(ladder, fallback=fallback_of(desk, fallback_after_s)),
                 caching=Caching(row, desk.clock) if cached else NO_CACHING,
             )
             yield Studio(desk, loop, probe, safe)

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from app.agent.transcript import rebuild
+from app.agent.replay import rebuild
 from app.journal.events import AttemptStarted, ModelEscalated
 from app.journal.journal import read_all
 from app.llm.bound import worst_case_nano

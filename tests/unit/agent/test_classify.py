@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from app.agent.classify import HEAD_CHARS, OUTPUT_TOKENS, TAIL_CHARS, question
-from app.agent.transcript import Transcript, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
 from app.domain.task import Alternative, Complexity, Routing, Signal

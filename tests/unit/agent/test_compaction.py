@@ -1,7 +1,8 @@
 """After a summary by the provider: the bound starts from bytes, the cache from nothing, a restart from the journal."""
 
 from app.agent.quote import QuoteLimits, worst_nano
-from app.agent.transcript import Transcript, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import Transcript
 from app.domain.task import BudgetPolicy
 from app.journal.journal import read_all
 from app.llm.bound import compacted_bound, compaction_nano

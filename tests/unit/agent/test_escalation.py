@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from app.agent.escalation import Ladder
-from app.agent.transcript import Transcript, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
 from app.domain.task import BudgetPolicy, Conclusion

@@ -6,7 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.agent.transcript import INTERRUPTED, NUDGE, TOOL_CALLS_LIMIT, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import INTERRUPTED, NUDGE, TOOL_CALLS_LIMIT
 from app.agent.verdict import CONTINUATIONS_LIMIT
 from app.domain.errors import StaleLease
 from app.domain.task import Outcome

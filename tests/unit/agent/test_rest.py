@@ -9,7 +9,8 @@ import orjson
 
 from app.agent.job import Job
 from app.agent.loop import AgentLoop
-from app.agent.transcript import Transcript, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import Transcript
 from app.domain.task import Claim, Conclusion
 from app.journal.events import ToolFinished, ToolResultKept
 from app.journal.journal import read_all

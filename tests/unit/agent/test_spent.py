@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from app.agent.job import Job
 from app.agent.loop import AgentLoop
+from app.agent.replay import rebuild
 from app.agent.spent import Cheaper, no_cheaper
-from app.agent.transcript import CLOSING, LEFT_OUT, Transcript, rebuild
+from app.agent.transcript import CLOSING, LEFT_OUT, Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
 from app.domain.task import LOCAL_OWNER, BudgetPolicy, Claim, Conclusion, Outcome

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agent.transcript import NUDGE, Transcript, enlarged_max_tokens, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import NUDGE, Transcript, enlarged_max_tokens
 from app.domain.task import Subject
 from app.journal.events import (
     AttemptFailed,

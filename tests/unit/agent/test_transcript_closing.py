@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.agent.transcript import CLOSING, LEFT_OUT, NUDGE, Transcript, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import CLOSING, LEFT_OUT, NUDGE, Transcript
 from app.domain.task import Subject
 from app.journal.events import (
     AttemptStarted,

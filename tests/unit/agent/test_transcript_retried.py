@@ -5,7 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from app.agent.transcript import CLOSING, LEFT_OUT, NUDGE, Transcript, rebuild
+from app.agent.replay import rebuild
+from app.agent.transcript import CLOSING, LEFT_OUT, NUDGE, Transcript
 from app.journal.events import (
     AttemptFailed,
     AttemptStarted,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.agent.transcript import rebuild
+from app.agent.replay import rebuild
 from app.domain.task import Outcome
 from app.journal.events import AttemptFailed, AttemptStarted
 from app.journal.journal import read_all
@@ -123,3 +123,15 @@ async def test_the_last_attempt_of_one_among_many(tmp_path: Path) -> None:
             with pytest.raises(CallFailed):
                 await desk.ask(call_of(await claimed(desk.store, name)))
         assert (await parked(desk, await claimed(desk.store, "c"))).reason == "upstream_outage"
+
+
+async def test_what_may_have_been_billed_is_not_forgiven(tmp_path: Path) -> None:
+    """A wait wipes out what failed at no cost, in memory as in the journal; lost answers go on counting."""
+    script: list[Line] = [lost("timeout", retry_after_s=0.001), overloaded()]
+    async with open_desk(tmp_path, *script, terms=RetryTerms(capacity=10)) as desk:
+        claim = await claimed(desk.store)
+        tries = Tries()
+        await parked(desk, claim, tries)
+        again = rebuild(claim.spec, await read_all(desk.store, claim.subject)).tries
+        for one in (tries, again):
+            assert (one.made, one.failures, one.paid, one.failing_since_s) == (2, 1, 1, None)

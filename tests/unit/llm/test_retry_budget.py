@@ -124,3 +124,16 @@ def test_what_strikes_everybody_is_nobodys_fault() -> None:
     assert not budget.fails_all(OTHER)
     budget.answered(MODEL)
     assert not budget.fails_all(MODEL)
+
+
+def test_an_outage_lasts_until_an_answer() -> None:
+    """From the retry on that left too little for another; tokens that time brings back do not end it."""
+    clock = FakeClock()
+    budget = RetryBudget(clock, RetryTerms(capacity=10))
+    assert budget.outage_s(MODEL) is None
+    paid(budget, 2)
+    clock.move(45)
+    assert budget.outage_s(MODEL) == 45
+    assert budget.outage_s(OTHER) is None
+    budget.answered(MODEL)
+    assert budget.outage_s(MODEL) is None
