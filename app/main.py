@@ -270,7 +270,8 @@ def _ears(
         return None  # nobody else writes
     from app.replica import ears_on  # noqa: PLC0415
 
-    return ears_on(settings, shared, services.feed, pool, services.turns, services.clock)
+    heard_by = services.feed, pool, services.turns, services.governor
+    return ears_on(shared, *heard_by, services.clock, poll_s=settings.heartbeat_s)
 
 
 def _shared(settings: Settings, store: ListenedStore) -> "PostgresStore | None":

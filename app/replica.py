@@ -6,15 +6,17 @@ from app.budget.turns import Turns
 from app.domain.clock import Clock
 from app.domain.lease import Lease
 from app.journal.feed import Feed
-from app.journal.hints import hint_text
+from app.journal.hints import UpstreamHint, hint_text
 from app.journal.journal import Recorded
 from app.llm.batching.items import give_up
+from app.llm.governor.governor import Governor
 from app.queue.caps import Caps
 from app.queue.dispatch import Dispatch
 from app.queue.distributed import Bounds, DistributedQueue
 from app.settings import Role, Settings
 from app.store.postgres import PostgresStore
 from app.store.postgres_listener import Listener
+from app.worker.gossip import Gossip
 from app.worker.hearing import Hearing
 from app.worker.pool import WorkerPool
 
@@ -49,6 +51,7 @@ class Ears:
 
     listener: Listener
     hearing: Hearing
+    gossip: Gossip
 
     def start(self) -> None:
         """Listen from now on."""
@@ -59,20 +62,33 @@ class Ears:
         """Listen no more."""
         await self.listener.stop()
         await self.hearing.stop()
+        await self.gossip.stop()
 
 
 def ears_on(
-    settings: Settings,
     store: PostgresStore,
     feed: Feed,
     pool: WorkerPool,
     turns: Turns,
+    governor: Governor,
     clock: Clock,
+    *,
+    poll_s: float,
 ) -> Ears:
     """Ears for the database of that store; not open yet."""
-    hearing = Hearing(store.name, feed, pool, turns, clock, poll_s=settings.heartbeat_s)
-    return Ears(Listener(store.url, clock, hearing.heard), hearing)
+    gossip = Gossip(store, governor)
+    hearing = Hearing(
+        store.name,
+        feed,
+        pool,
+        turns,
+        clock,
+        poll_s=poll_s,
+        on_upstream=gossip.hear,
+    )
+    return Ears(Listener(store.url, clock, hearing.heard), hearing, gossip)
 
 
-def _hint(origin: str, facts: list[Recorded]) -> str:
-    return hint_text(origin, (entry.subject.task_id for entry in facts))
+def _hint(origin: str, facts: list[object]) -> str:
+    tasks = (entry.subject.task_id for entry in facts if isinstance(entry, Recorded))
+    return hint_text(origin, tasks, (met for met in facts if isinstance(met, UpstreamHint)))

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from app.domain.task import Subject
 from app.journal.events import TaskErased, TaskFinished
@@ -32,9 +33,11 @@ class Feed:
         """Show every committed event to `view`, in commit order. Views must be quick."""
         self._views.append(view)
 
-    def publish(self, facts: list[Recorded]) -> None:
+    def publish(self, facts: list[Any]) -> None:
         """Show one commit's entries to the views and wake the followers of their subjects."""
         for entry in facts:
+            if not isinstance(entry, Recorded):  # for other processes only
+                continue
             for view in self._views:
                 try:
                     view(entry)

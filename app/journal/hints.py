@@ -1,14 +1,26 @@
-"""What replicas tell each other of a commit: whose it is, and which tasks it is about. Never more than that.
+"""What replicas tell each other of a commit: whose it is, and which tasks it is about; and what they met upstream.
 
-A hint may be lost, doubled or late; whoever hears one looks at the rows.
+A hint may be lost, doubled or late; whoever hears one looks at the rows. There are none for what was met upstream:
+such a hint saves others from finding out by themselves, nothing depends on it.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote, unquote
 
 LIMIT_BYTES = 7_900
 """PostgreSQL carries 8,000 bytes."""
 _ANY = "*"
+_UPSTREAM = "^"
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamHint:
+    """A model, or those that share its limits, need not be asked for `wait_s`."""
+
+    pool: str
+    reason: str
+    wait_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +28,16 @@ class Hint:
     """Something happened to these tasks; None: perhaps to any."""
 
     task_ids: frozenset[str] | None = None
+    upstream: tuple[UpstreamHint, ...] = ()
 
 
 ANYTHING = Hint()
 
 
-def hint_text(origin: str, task_ids: Iterable[str]) -> str:
+def hint_text(origin: str, task_ids: Iterable[str], upstream: Iterable[UpstreamHint] = ()) -> str:
     """The hint as it is sent; `origin` names the process, which needs no hint of its own commits."""
-    ids = " ".join(sorted(set(task_ids)))
+    met = (f"{_UPSTREAM}{quote(h.pool, safe='')}={h.reason}={h.wait_s:.3f}" for h in upstream)
+    ids = " ".join((*sorted(set(task_ids)), *met))
     text = f"{origin} {ids}"
     return text if len(text.encode()) <= LIMIT_BYTES else f"{origin} {_ANY}"
 
@@ -33,4 +47,19 @@ def parse_hint(text: str, me: str) -> Hint | None:
     origin, _, ids = text.partition(" ")
     if origin == me:
         return None
-    return ANYTHING if ids == _ANY else Hint(frozenset(ids.split()))
+    if ids == _ANY:
+        return ANYTHING
+    words = ids.split()
+    met = (_upstream(word) for word in words if word.startswith(_UPSTREAM))
+    tasks = frozenset(word for word in words if not word.startswith(_UPSTREAM))
+    return Hint(tasks, tuple(hint for hint in met if hint is not None))
+
+
+def _upstream(word: str) -> UpstreamHint | None:
+    """None when it is none that this version knows."""
+    pool, _, told = word.removeprefix(_UPSTREAM).partition("=")
+    reason, _, wait = told.partition("=")
+    try:
+        return UpstreamHint(unquote(pool), reason, float(wait))
+    except ValueError:
+        return None

@@ -5,13 +5,14 @@ seconds this looks at everything that concerns it anyway.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from app.budget.turns import Turns
 from app.domain.clock import Clock
 from app.journal.feed import Feed
-from app.journal.hints import ANYTHING, Hint, parse_hint
+from app.journal.hints import ANYTHING, Hint, UpstreamHint, parse_hint
 
 PACE_S = 0.05
 """Hints that come closer together than this are attended to together."""
@@ -29,8 +30,17 @@ class Hearing:
     """Give `heard` to the store's listener; `me` is the name under which this process's own hints go out."""
 
     def __init__(
-        self, me: str, feed: Feed, pool: Runs, turns: Turns, clock: Clock, *, poll_s: float
+        self,
+        me: str,
+        feed: Feed,
+        pool: Runs,
+        turns: Turns,
+        clock: Clock,
+        *,
+        poll_s: float,
+        on_upstream: Callable[[UpstreamHint], None] = lambda _hint: None,
     ) -> None:
+        self._on_upstream = on_upstream
         self._me = me
         self._feed = feed
         self._pool = pool
@@ -45,7 +55,10 @@ class Hearing:
         """A hint as it came; None: some may have been missed."""
         hint = ANYTHING if text is None else parse_hint(text, self._me)
         if hint is not None:
-            self._note(hint)
+            for met in hint.upstream:
+                self._on_upstream(met)
+            if not hint.upstream or hint.task_ids:
+                self._note(hint)
 
     def start(self) -> None:
         """Begin to attend to hints."""
