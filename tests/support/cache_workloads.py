@@ -255,13 +255,15 @@ def _job(claim: Claim) -> Job:
 
 def table(found: Sequence[Compared]) -> str:
     """The table of docs/caching.md."""
-    rows = ["| workload | without, USD | with, USD | with / without | read from the cache |"]
-    rows.append("|---|---|---|---|---|")
-    for one in found:
-        share = one.cached.read_tokens / one.cached.prompt_tokens
-        usd = f"{one.plain.nano / USD:.4f} | {one.cached.nano / USD:.4f}"
-        rows.append(f"| {one.workload.name} | {usd} | {one.ratio:.3f} | {share:.0%} |")
-    return "\n".join(rows) + "\n"
+    head = "| workload | without, USD | with, USD | with / without | read from the cache |"
+    return "\n".join([head, "|---|---|---|---|---|", *map(row_of, found)]) + "\n"
+
+
+def row_of(one: Compared) -> str:
+    """Its row there."""
+    share = one.cached.read_tokens / one.cached.prompt_tokens
+    usd = f"{one.plain.nano / USD:.4f} | {one.cached.nano / USD:.4f}"
+    return f"| {one.workload.name} | {usd} | {one.ratio:.3f} | {share:.0%} |"
 
 
 async def _main() -> None:
