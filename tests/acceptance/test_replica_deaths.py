@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import random
 import re
 import signal
@@ -136,9 +137,8 @@ def _takeovers_s(books: Books, deaths_us: dict[str, int]) -> list[float]:
             expired = (
                 event["type"] == "task_requeued" and event["data"]["reason"] == "lease_expired"
             )
-            if (
-                expired and worker in deaths_us
-            ):  # a busy machine lets living ones miss heartbeats, too
+            # A busy machine lets living ones miss heartbeats, too, the later victims among them.
+            if expired and event["at_us"] >= deaths_us.get(worker, math.inf):
                 found.append((event["at_us"] - deaths_us[worker]) / US_PER_S)
     return sorted(found)
 
