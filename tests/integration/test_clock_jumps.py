@@ -39,7 +39,7 @@ async def test_set_while_it_works(
         tmp_path, clock=clock, workers=6, park_after_s=1.0, session_budget_usd=50
     ) as bursar:
         slow = {"kind": "latency", "delay_s": 0.5}
-        bursar.script({"kind": "rate_limit", "retry_after": 4}, *[slow] * 5)
+        bursar.script({"kind": "overloaded", "retry_after": 4}, *[slow] * 5)
         body: dict[str, Any] = {
             "task": 'Work. [[sim {"steps": 2}]]',
             "tools": ["calculator"],

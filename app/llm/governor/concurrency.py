@@ -7,6 +7,8 @@ limits": sharp growth of usage is refused, ramp up slowly.
 
 _IDLE_S = 60.0
 _BRAKE_S = 1.0
+FEWEST = 4.0
+"""Calls in flight that no trouble takes away: one refusal of a single call must not make a queue of all that follow."""
 
 
 class Concurrency:
@@ -66,7 +68,9 @@ class Concurrency:
         if epoch != self.epoch:
             return False
         self.epoch += 1
-        self.limit = self._steep_below = max(min(self.limit, self.in_flight) / 2, 1.0)
+        self.limit = self._steep_below = max(
+            min(self.limit, self.in_flight) / 2, min(FEWEST, self.most)
+        )
         return True
 
     def restart(self, limit: float, now_s: float) -> None:

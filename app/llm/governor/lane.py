@@ -3,6 +3,7 @@
 No waiting in here, and no clock: `hold` says whether a call may leave, `take` lets it leave, a permit's end teaches.
 """
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -87,7 +88,7 @@ class Lane:
         self.tokens = Bucket(slack=SLACK_TOKENS)
         self.concurrency = Concurrency(start=start, most=most)
         self.breaker = Breaker()
-        self.blocked_until_s = 0.0
+        self.blocked_until_s = -math.inf
         """A 429's `retry-after`: nothing leaves before."""
         self.limited_count = 0
         """429s, and their like inside streams."""

@@ -186,7 +186,7 @@ async def test_a_parent_nobody_knows(bursar: Running, parent_id: str) -> None:
 async def test_a_child_that_waits_for_its_parents_money(bursar: Running) -> None:
     """A paused child goes on when its parent's budget is raised, though nobody touched its own."""
     later: dict[str, object] = {
-        "kind": "rate_limit",
+        "kind": "overloaded",
         "retry_after": 300,
         "prompt_contains": "Parent",
     }

@@ -2,7 +2,9 @@
 
 from itertools import pairwise
 
-from app.llm.governor.concurrency import Concurrency
+import pytest
+
+from app.llm.governor.concurrency import FEWEST, Concurrency
 
 
 def rounds(limit: Concurrency, count: int, now_s: float = 0.0) -> list[int]:
@@ -58,14 +60,15 @@ def test_after_trouble_it_grows_by_one_a_round():
         assert after - before <= 1
 
 
-def test_one_call_is_always_possible():
-    """However bad it gets, the limit does not reach zero."""
-    bad = Concurrency(start=4, most=10)
+@pytest.mark.parametrize(("most", "left"), [(10, FEWEST), (1, 1)])
+def test_a_few_calls_are_always_possible(most: int, left: float) -> None:
+    """However bad it gets, those that follow do not stand in a queue for one another."""
+    bad = Concurrency(start=8, most=most)
     for _ in range(20):
         bad.overloaded(bad.enter(0.0))
         bad.leave(0.0)
-    assert bad.limit == 1
-    assert bad.free == 1
+    assert bad.limit == left
+    assert bad.free == left
 
 
 def test_after_a_long_silence_it_begins_anew():

@@ -3,6 +3,7 @@
 import pytest
 
 from app.llm.governor.breaker import OPENS_AT, BreakerState
+from app.llm.governor.concurrency import FEWEST
 from app.llm.governor.lane import Charge, Lane, Reason, Told, Verdict, verdict_of
 from app.llm.provider import ModelFailure
 from app.llm.rates import Rates
@@ -84,7 +85,7 @@ def test_a_429_without_headers_lowers_the_calls_in_flight():
     assert blind.concurrency.limit == 10.5
     sharp.answered(left(sharp), 0.0, None, rates())
     sharp.failed(left(sharp), 0.0, limited(error_code="ramp_limit_exceeded"), rates())
-    assert sharp.concurrency.limit == 1
+    assert sharp.concurrency.limit == FEWEST
 
 
 def test_a_spend_cap_is_no_rate_limit():
