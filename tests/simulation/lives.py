@@ -206,9 +206,16 @@ class World:
             task_budget_usd=0.1,
             service_daily_budget_usd=5,
             run_limit=self._draw.choice((1, 2, 3, 5, 5)),
+            **(_CHAIN if self._nature.seed % 4 == 0 else {}),
         )
 
 
+_CHAIN: dict[str, Any] = {
+    "fallback_models": ("claude-sonnet-5-5", "claude-opus-5-5"),
+    "fallback_after_s": 1,
+    "retry_attempts": 1,
+}
+"""In every fourth world other models go on, soon, where one cannot be had."""
 _FAULTS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("rate_limit", 0.05, {"retry_after": 0.2}),
     ("rate_limit", 0.03, {"retry_after": 30}),

@@ -22,6 +22,7 @@ from tests.simulation.now import Nature
 _CRASHED = {"restart", "lease_expired"}
 _TIME_TO_BOOK_S = 10.0
 SOMETIMES = (
+    "fell back",
     "crash",
     "crash before commit",
     "crash after commit",
@@ -153,6 +154,7 @@ def _notice(books: Books, reached: Counter[str]) -> None:
         reached["pause and resume"] += min(kinds["task_paused"], kinds["task_resumed"])
         reached["retried task"] += kinds["task_retried"]
         reached["retry"] += kinds["retry_scheduled"]
+        reached["fell back"] += kinds["model_fell_back"]
         reached["tasks"] += kinds["task_finished"]
         reached["cancel in flight"] += any(
             event["type"] == "cancel_requested" and event["run"] > 0 for event in events
