@@ -19,7 +19,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from app.domain.clock import US_PER_S, rfc3339
+from app.domain.clock import US_PER_S, Clock, rfc3339
 from app.simulator.bill import Bill, Line
 from app.simulator.errors import ApiError, JsonObject, require
 from app.simulator.log import Seen
@@ -28,7 +28,7 @@ from app.simulator.reply import SIMULATED, Ending, Reply, json_reply
 PATH = "/v1/messages/batches"
 MAX_BATCH_BYTES = 256 * 1024 * 1024
 ITEM_LIMIT = 100_000
-LIFETIME_US = 24 * 3_600 * US_PER_S
+LIFETIME_S = 24 * 3_600
 CREATES = ("made", "lost", "busy", "failed")
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _PAGE, _PAGE_LIMIT = 20, 1_000
@@ -55,6 +55,8 @@ class Batch:
     id: str
     key: str
     made_at_us: int
+    made_at_s: float
+    """By the monotonic clock: a wall clock that is set changes nothing of how long it takes."""
     items: dict[str, Any]
     results: dict[str, Result] = field(default_factory=dict)
     canceled_at_us: int | None = None
@@ -77,7 +79,7 @@ class Batch:
             "processing_status": status,
             "request_counts": {"processing": 0 if ended else len(self.items), **counts},
             "created_at": rfc3339(self.made_at_us),
-            "expires_at": rfc3339(self.made_at_us + LIFETIME_US),
+            "expires_at": rfc3339(self.made_at_us + LIFETIME_S * US_PER_S),
             "ended_at": _instant(self.ended_at_us),
             "cancel_initiated_at": _instant(self.canceled_at_us),
             "archived_at": None,
@@ -89,10 +91,10 @@ class Batches:
     """All batches of an account, oldest first."""
 
     def __init__(
-        self, bill: Bill, now_us: Callable[[], int], new_id: Callable[[str], str], process: Process
+        self, bill: Bill, clock: Clock, new_id: Callable[[str], str], process: Process
     ) -> None:
         self._bill = bill
-        self._now_us = now_us
+        self._clock = clock
         self._new_id = new_id
         self._process = process
         self.all: dict[str, Batch] = {}
@@ -124,15 +126,16 @@ class Batches:
 
     def look(self) -> None:
         """Let happen what time has brought about."""
-        now_us = self._now_us()
+        now_us, now_s = self._clock.now_us(), self._clock.monotonic_s()
         for batch in self.all.values():
+            age_s = now_s - batch.made_at_s
             if batch.ended_at_us is not None:
                 continue
             if batch.canceled_at_us is not None:
                 batch.end("canceled", now_us)
-            elif now_us >= batch.made_at_us + LIFETIME_US:
+            elif age_s >= LIFETIME_S:
                 batch.end("expired", now_us)
-            elif self.delay_s is not None and now_us >= batch.made_at_us + self.delay_s * US_PER_S:
+            elif self.delay_s is not None and age_s >= self.delay_s:
                 self.process(batch)
 
     def process(self, batch: Batch, count: int | None = None) -> None:
@@ -141,7 +144,7 @@ class Batches:
         for custom_id, params in islice(todo, count):
             batch.results[custom_id] = self._process(params, batch.key, custom_id)
         if len(batch.results) == len(batch.items):
-            batch.ended_at_us = self._now_us()
+            batch.ended_at_us = self._clock.now_us()
 
     def _create(self, key: str, body: bytes, head: dict[str, str]) -> Reply:
         how = self.creates.popleft() if self.creates else "made"
@@ -150,7 +153,8 @@ class Batches:
         if how == "failed":
             raise ApiError(500, "api_error", "Internal server error")
         items = _items(body)
-        batch = Batch(self._new_id("msgbatch_"), key, self._now_us(), items)
+        now_us, now_s = self._clock.now_us(), self._clock.monotonic_s()
+        batch = Batch(self._new_id("msgbatch_"), key, now_us, now_s, items)
         self.all[batch.id] = batch
         reply = json_reply(200, batch.as_json(), head)
         if how == "lost":
@@ -184,7 +188,7 @@ class Batches:
     def _cancel(self, batch: Batch) -> JsonObject:
         require(batch.ended_at_us is None, "The message batch has ended: it cannot be canceled.")
         if batch.canceled_at_us is None:
-            batch.canceled_at_us = self._now_us()
+            batch.canceled_at_us = self._clock.now_us()
         return batch.as_json()
 
     def _results(self, batch: Batch, head: dict[str, str]) -> Reply:

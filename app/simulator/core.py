@@ -125,7 +125,7 @@ class Simulator:
         self.ids = Ids(self.seed)
         self.seen_count = 0
         self.answer_count = 0
-        self.batches = Batches(self.bill, self.clock.now_us, self.ids.next, self._item)
+        self.batches = Batches(self.bill, self.clock, self.ids.next, self._item)
 
     def reply(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         """The plan for one request; never raises for anything a client can send.

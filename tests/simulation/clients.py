@@ -45,8 +45,11 @@ def wish(draw: Random) -> dict[str, Any]:
         case _:
             body["deadline_s"] = draw.choice((5, 60, 1_800))
     body["on_budget"] = draw.choice(("fail", "pause", "pause", "finalize"))
+    number = draw.randint(1, 999)
+    if number % 3 == 0 and not sim and body["on_budget"] != "finalize":
+        body["urgency"] = "economy"
     directive = f" [[sim {orjson.dumps(sim).decode()}]]" if sim else ""
-    return {**body, "task": f"Question {draw.randint(1, 999)}: why is the sky blue?{directive}"}
+    return {**body, "task": f"Question {number}: why is the sky blue?{directive}"}
 
 
 async def client(service: Service, nature: Nature, accepted: set[str], draw: Random) -> None:

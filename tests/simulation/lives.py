@@ -44,6 +44,9 @@ class World:
     async def live(self) -> None:
         """From the first start to the last stop."""
         self._nature.simulator = Simulator(VirtualClock(self._nature), seed=self._nature.seed)
+        self._nature.simulator.batches.delay_s = 5.0
+        turn = self._nature.seed % len(_CREATES)
+        self._nature.simulator.batches.creates.extend((*_CREATES[turn:], *_CREATES[:turn]))
         self._strike(self._draw.choice((0.0, 0.5, 1.0)))
         await self._start()
         clients = [
@@ -205,6 +208,8 @@ class World:
             session_budget_usd=self._draw.choice(_SESSION_BUDGETS_USD),
             task_budget_usd=0.1,
             service_daily_budget_usd=5,
+            batch_linger_s=1,
+            batch_poll_s=3,
             run_limit=self._draw.choice((1, 2, 3, 5, 5)),
             **(_CHAIN if self._nature.seed % 4 == 0 else {}),
         )
@@ -216,6 +221,8 @@ _CHAIN: dict[str, Any] = {
     "retry_attempts": 1,
 }
 """In every fourth world other models go on, soon, where one cannot be had."""
+_CREATES = ("made", "lost", "made", "busy", "failed")
+"""What becomes of the first batches, from a place on that is the seed's."""
 _FAULTS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("rate_limit", 0.05, {"retry_after": 0.2}),
     ("rate_limit", 0.03, {"retry_after": 30}),

@@ -46,6 +46,8 @@ SOMETIMES = (
     "late answer confirmed",
     "crashed repeatedly",
     "resumed from the journal",
+    "question in a batch",
+    "answer out of a batch",
 )
 """What a hundred seeds must have reached, or they have proved little."""
 RARELY = ("lease lost in mid-call",)
@@ -152,6 +154,7 @@ def _notice(books: Books, reached: Counter[str]) -> None:
         kinds = Counter(event["type"] for event in events)
         reached["contention wait"] += kinds["reservation_waited"]
         reached["pause and resume"] += min(kinds["task_paused"], kinds["task_resumed"])
+        reached["answer out of a batch"] += kinds["attempt_returned"]
         reached["retried task"] += kinds["task_retried"]
         reached["retry"] += kinds["retry_scheduled"]
         reached["fell back"] += kinds["model_fell_back"]

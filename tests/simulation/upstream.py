@@ -15,7 +15,9 @@ import orjson
 
 from app.domain.clock import Clock
 from app.llm.anthropic import REFERENCE_HEADER, AnthropicProvider
-from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Provider
+from app.llm.anthropic_batches import BATCHES_PATH
+from app.llm.batching.port import Batches
+from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase
 from app.simulator.reply import Ending, Reply
 from tests.simulation.loop import PROCESS
 from tests.simulation.now import WORLD, Gone, Nature, VirtualClock, pause
@@ -29,7 +31,7 @@ class Upstream:
 
     def __init__(self, nature: Nature) -> None:
         self._nature = nature
-        self._inner: Provider = _adapter()
+        self._inner: AnthropicProvider = _adapter()
 
     async def ask(self, request: ModelRequest) -> ModelAnswer:
         if self._nature.over:
@@ -52,6 +54,11 @@ class Upstream:
 
     async def count_tokens(self, request: ModelRequest) -> int:
         return await self._inner.count_tokens(request)
+
+    @property
+    def batches(self) -> Batches:
+        """The real adapter's."""
+        return self._inner.batches
 
     async def close(self) -> None:
         """The adapter is everybody's, and has nothing to close."""
@@ -109,11 +116,25 @@ async def _answered(nature: Nature, request: httpx2.Request, delay_s: float) -> 
 
 def _note_messages(nature: Nature, request: httpx2.Request) -> None:
     """Take down what was asked, byte for byte; cache markers, which are no part of it, left aside."""
+    if request.url.path.startswith(BATCHES_PATH):
+        _note_items(nature, request)
+        return
     messages = orjson.loads(request.content)["messages"]
     if orjson.dumps(messages) not in request.content:
         nature.violations.append("a request is not encoded as it is compared")
     plain = [orjson.dumps(_unmarked(message)) for message in messages]
     nature.asked[request.headers[REFERENCE_HEADER]] = plain
+
+
+def _note_items(nature: Nature, request: httpx2.Request) -> None:
+    """The same of the questions that are sent together."""
+    posted = request.method == "POST" and request.url.path == BATCHES_PATH
+    asked = orjson.loads(request.content)["requests"] if posted else ()
+    for item in asked:
+        reference = "/".join(item["custom_id"].rsplit("-", 2))
+        messages = item["params"]["messages"]
+        nature.asked[reference] = [orjson.dumps(_unmarked(message)) for message in messages]
+        nature.reached["question in a batch"] += 1
 
 
 def _unmarked(message: dict[str, Any]) -> dict[str, Any]:
