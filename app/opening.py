@@ -146,7 +146,7 @@ def make_economy(  # noqa: PLR0917  (as in main: each part is named where it is 
 
 
 def make_batch_keeper(
-    settings: Settings, store: Store, provider: Provider, prices: PriceBook, clock: Clock
+    settings: Settings, store: ListenedStore, provider: Provider, prices: PriceBook, clock: Clock
 ) -> BatchKeeper | None:
     """Who looks after batches, where the provider takes any."""
     if not isinstance(provider, SellsBatches):
@@ -154,7 +154,7 @@ def make_batch_keeper(
     limits = BatchLimits(
         settings.batch_linger_s, settings.batch_items, settings.batch_bytes, settings.batch_poll_s
     )
-    return BatchKeeper(store, provider.batches, prices, clock, limits)
+    return BatchKeeper(store, provider.batches, prices, clock, limits, alone=store.alone)
 
 
 def today(clock: Clock) -> date:

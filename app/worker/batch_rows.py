@@ -155,6 +155,11 @@ def take_due(tx: Tx, limit: int, due_in_us: int) -> list[Batch]:
     ]
 
 
+def any_outstanding(tx: Tx) -> bool:
+    """Whether there is any question on its way, or a batch."""
+    return tx.one("any_batch_item") is not None or tx.one("any_batch") is not None
+
+
 def any_due(tx: Tx) -> bool:
     """Whether there is a batch to look after now."""
     row = tx.one("next_due_batch")

@@ -53,12 +53,17 @@ class BatchKeeper:
         prices: PriceBook,
         clock: Clock,
         limits: BatchLimits,
+        *,
+        alone: bool = False,
     ) -> None:
         self._store = store
         self._batches = batches
         self._prices = prices
         self._clock = clock
         self._limits = limits
+        self._alone = alone
+        """Nobody else writes questions down: without any there is nothing to look for."""
+        self._outstanding = True
         self._woken = asyncio.Event()
         self._stopping = False
         self._send_after_s = 0.0
@@ -69,7 +74,9 @@ class BatchKeeper:
     def on_event(self, entry: Recorded) -> None:
         """Hear of questions that are written down, and of tasks that end without their answer."""
         match entry.event:
-            case AttemptStarted(tier="batch") | TaskFinished(outcome="cancelled" | "deadline"):
+            case AttemptStarted(tier="batch"):
+                self._woken.set()
+            case TaskFinished(outcome="cancelled" | "deadline") if self._outstanding:
                 self._woken.set()
             case _:
                 pass
@@ -88,29 +95,32 @@ class BatchKeeper:
         self._keeping.cancel()
         await asyncio.wait({self._keeping})
 
-    async def look(self) -> float:
-        """Do what is due; returns after how many seconds there is something to do again, as far as is known.
+    async def look(self) -> float | None:
+        """Do what is due; returns after how many seconds to look again. None: when a question is written down.
 
         Raises:
             StoreError: the next look finds what is left.
         """
+        self._outstanding = await self._store.read(rows.any_outstanding)
+        if not self._outstanding:
+            return None if self._alone else IDLE_S
         await self._pay_given_up()
         await self._look_after_due()
-        return await self._send()
+        return min(await self._send(), IDLE_S, self._limits.poll_s)
 
     async def _keep(self) -> None:
         while not self._stopping:
             self._woken.clear()
-            wait_s = IDLE_S
+            wait_s: float | None = IDLE_S
             try:
-                wait_s = min(await self.look(), IDLE_S, self._limits.poll_s)
+                wait_s = await self.look()
             except StoreError as error:
                 _log.warning("batches_postponed", extra={"error_message": str(error)})
             except Exception:  # noqa: BLE001  (a bug must not end the keeper in silence)
                 _log.exception("batches_failed")
             if not self._stopping:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), max(wait_s, 0.01))
+                    await asyncio.wait_for(self._woken.wait(), wait_s and max(wait_s, 0.01))
 
     async def _pay_given_up(self) -> None:
         """Items whose task ended after they had come back."""

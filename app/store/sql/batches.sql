@@ -48,6 +48,12 @@ UPDATE batches SET due_at_us = :due_at_us WHERE id IN
     (SELECT id FROM batches WHERE due_at_us <= :now_us OR due_at_us > :latest_us ORDER BY due_at_us LIMIT :limit)
 RETURNING *;
 
+-- name: any_batch_item
+SELECT 1 FROM batch_items LIMIT 1;
+
+-- name: any_batch
+SELECT 1 FROM batches LIMIT 1;
+
 -- name: next_due_batch
 SELECT MIN(due_at_us) AS due_at_us, MAX(due_at_us) AS latest_us FROM batches;
 
