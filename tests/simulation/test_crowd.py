@@ -36,7 +36,7 @@ def test_a_burst_does_not_keep_a_single_task_waiting() -> None:
 
 def test_an_outage_is_left_without_a_stampede() -> None:
     """A minute without any connection, a hundred and twenty tasks: afterwards one asks, then a few, then more; no call is wasted."""
-    course = crowd(1, Limits(), [Wave(60), Wave(60, "t", at_s=5.0)], down=(2.0, 62.0))
+    course = crowd(4, Limits(), [Wave(60), Wave(60, "t", at_s=5.0)], down=(2.0, 62.0))
     assert course.statuses == {"succeeded": 120}
     assert len(course.sent) == 120
     back = [at_s for at_s, _, _ in course.sent if at_s > 62.0]
