@@ -25,7 +25,9 @@ def test_ten_minutes_of_529(waves: list[Wave], alone: int) -> None:
     during = [status for at_s, status, _ in course.sent if at_s < TEN_MINUTES_S]
     after = [at_s for at_s, _, _ in course.sent if at_s >= TEN_MINUTES_S]
     assert set(during) == {529}
-    assert len(during) <= 0.15 * TASKS, "ten failures, then a probe now and then"
+    assert len(during) <= 0.15 * TASKS, "ten failures and what was on its way, then probes"
+    probes = [at_s for at_s, _, _ in course.sent if 10.0 <= at_s < TEN_MINUTES_S]
+    assert len(probes) <= 0.1 * TASKS, "at most 1.1 times the tasks' own, once it is known"
     assert len(after) == course.statuses["succeeded"], "nobody is asked twice once it answers"
     assert after[0] - TEN_MINUTES_S < 65, "a probe a minute finds out"
     assert course.most_within(1.0, TEN_MINUTES_S) <= TASKS // 4
