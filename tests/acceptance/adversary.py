@@ -128,7 +128,10 @@ class Adversary(Simulator):
         if lie in _FACTORS:
             prompt, output = self.witness.bounds_of(call.client_reference)
             prompt_factor, output_factor = _FACTORS[lie]
-            plan = replace(plan, meters=Meters(input=prompt * prompt_factor))
+            tokens = prompt * prompt_factor
+            # Writing it is the dearest that can become of a prompt, where its caching was asked for.
+            worst = Meters(cache_write_5m=tokens) if call.marked else Meters(input=tokens)
+            plan = replace(plan, meters=worst)
             answer = replace(answer, tokens=output * output_factor)
         billed_before = self.bill.total.lines
         reply = super()._billed(call, answer, plan, fault, pool)
@@ -164,13 +167,16 @@ def _question(call: Any) -> str:
     return question
 
 
+_CACHED = ("cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation")
+
+
 def _in_passes(reply: Reply, *, whole: bool) -> Reply:
     """The same answer, its usage told pass by pass: whole in sum, or with the first pass left out."""
     message = orjson.loads(reply.pieces[0])
     usage: JsonObject = message["usage"]
     names = ("input_tokens", "output_tokens")
     first = {name: usage[name] // 3 for name in names}
-    second = {name: usage[name] - first[name] for name in names}
+    second = {**{name: usage[name] for name in _CACHED}, **{n: usage[n] - first[n] for n in names}}
     usage["iterations"] = [{"type": "message", **second}]
     if whole:
         usage["iterations"].insert(0, {"type": "compaction", **first})
