@@ -87,10 +87,10 @@ async def test_many_get_through_in_the_order_they_came(tmp_path):
             else:
                 await hangs[0].entered.wait()
         for hang in hangs:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(25):
                 await hang.entered.wait()
             hang.release()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(25):
             await asyncio.gather(*calls)
         order = [(request.reference or "").partition("/")[0] for request in desk.provider.asked]
         assert order == names

@@ -248,6 +248,8 @@ class TestRefusals:
         url = postgres.create().replace("bursar@", "plain@")
         postgres.execute(f"ALTER DATABASE {url.rpartition('/')[2]} OWNER TO plain")
         async with opened(url) as store:
+            while postgres.execute("SELECT 1 FROM pg_stat_activity WHERE usename = 'plain'"):
+                await yielded()  # the connection that made the schema is still leaving
             assert await store.write(append) == 1
             with pytest.raises(StoreUnavailable, match="too many connections"):
                 await store.read(count)
