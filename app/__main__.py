@@ -17,6 +17,7 @@ from app import settings as configuration
 from app.budget import keys_command
 from app.domain.errors import NotFound, StoreError
 from app.domain.period import instant_us
+from app.settings_table import table
 from app.store.port import Store
 from app.upkeep import commands as upkeep
 from app.upkeep import prune_command
@@ -204,7 +205,7 @@ def _simulate(chosen: argparse.Namespace) -> int:
 
 def _config(chosen: argparse.Namespace) -> int:
     if chosen.markdown:
-        sys.stdout.write(configuration.table())
+        sys.stdout.write(table())
         return 0
     shown = configuration.load().shown()
     sys.stdout.write(json.dumps(shown, indent=2, default=str) + "\n")

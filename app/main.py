@@ -4,56 +4,39 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fastapi import FastAPI
 
 from app import __version__
-from app.agent.caching import Caching
-from app.agent.escalation import Ladder
-from app.agent.fallback import Fallback
-from app.agent.job import HistoryLimits
-from app.agent.loop import AgentLoop
-from app.agent.quote import QuoteLimits
 from app.api.app import create_app
 from app.api.gate import Gate
-from app.api.services import Defaults, Services
+from app.api.services import Services
 from app.api.upstream import UpstreamCollector
-from app.budget.accounts import ServiceLimits, set_service_limits
+from app.budget.accounts import set_service_limits
 from app.budget.turns import Turns
-from app.domain.clock import US_PER_S, Clock, SystemClock
+from app.domain.clock import Clock, SystemClock
 from app.domain.ids import new_id
 from app.domain.lease import Lease
-from app.domain.money import nano_from_usd
 from app.journal.feed import Feed
 from app.journal.views import LogView, MetricsView
 from app.llm.batching.items import give_up
 from app.llm.batching.port import SellsBatches
-from app.llm.call import Drain
-from app.llm.caller import Caller, CallLimits
 from app.llm.catalog import retiring
-from app.llm.governor.governor import Governor, GovernorLimits
 from app.llm.live import Live
 from app.llm.pricing import PriceBook
 from app.llm.provider import Provider
-from app.llm.retry import RetryLimits
-from app.llm.retry_budget import RetryBudget, RetryTerms
-from app.llm.router import Tiers
-from app.llm.routing.decide import Thresholds
-from app.llm.routing.score import shipped
-from app.observe.logs import Redactor
 from app.observe.metrics import Metrics
 from app.opening import (
     load_prices,
     load_tools,
     make_batch_keeper,
-    make_economy,
     make_provider,
     make_store,
     today,
 )
+from app.parts import agent_loop, defaults_of, make_governor, service_limits
 from app.queue.caps import Caps
 from app.queue.embedded import EmbeddedQueue
 from app.queue.port import Queue
@@ -65,7 +48,6 @@ from app.store.space import DiskSpace
 from app.store.sqlite import SqliteStore
 from app.store.timely import TimelyStore
 from app.tools.registry import ToolRegistry
-from app.tools.run import ToolLimits
 from app.worker.batches import BatchKeeper
 from app.worker.housekeeper import Housekeeper
 from app.worker.keeper import LeaseKeeper, LeaseTerms
@@ -186,15 +168,13 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
 ) -> Service:
     """Put the parts together; nothing runs yet."""
     metrics, turns, live = Metrics(__version__), Turns(), Live()
-    governor = _governor(settings, clock, turns)
+    governor = make_governor(settings, clock, turns)
     lease = Lease(new_id("worker", clock.now_us()))
     slots = 0 if role is Role.API else settings.workers
     floor_bytes = settings.disk_floor_bytes if settings.database_url is None else 0
     space = DiskSpace(settings.data_dir, clock, floor_bytes=floor_bytes)
     queue = _queue(settings, role, store, clock, lease, space)
-    loop = _agent_loop(
-        settings, clock, prices, tools, store, provider, turns, lease, live, governor
-    )
+    loop = agent_loop(settings, clock, prices, tools, store, provider, turns, lease, live, governor)
     pool = WorkerPool(store, queue, loop, turns, clock, lease, slots=slots, governor=governor)
     empty_log = store.empty_log if isinstance(store, SqliteStore) else _no_log
     kept_days = settings.retention_days if slots else None
@@ -220,7 +200,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         live=live,
         governor=governor,
         clock=clock,
-        defaults=_defaults(settings),
+        defaults=defaults_of(settings),
         version=__version__,
         simulated=settings.simulated,
         space=space,
@@ -288,78 +268,6 @@ async def _no_log() -> bool:
     return True
 
 
-def _agent_loop(  # noqa: PLR0917  (see `wire`)
-    settings: Settings,
-    clock: Clock,
-    prices: PriceBook,
-    tools: ToolRegistry,
-    store: ListenedStore,
-    provider: Provider,
-    turns: Turns,
-    lease: Lease,
-    live: Live,
-    governor: Governor,
-) -> AgentLoop:
-    """What thinks, and how it asks a model."""
-    retry = RetryLimits(settings.retry_attempts, settings.retry_total_s)
-    limits = CallLimits(settings.call_timeout_s, settings.park_after_s, retry)
-    tiers = Tiers(settings.routes, prices, lambda: today(clock))
-    drain, redactor = Drain(), Redactor(settings.secrets())
-    terms = RetryTerms(settings.retry_budget_tokens, probe_s=settings.retry_probe_s)
-    caller = Caller(
-        store,
-        provider,
-        prices,
-        turns,
-        clock,
-        limits,
-        drain=drain,
-        lease=lease,
-        redactor=redactor,
-        service=service_limits(settings),
-        live=live,
-        retries=RetryBudget(clock, terms, turns.call),
-        governor=governor,
-    )
-    asks = store, provider, prices, turns, clock, drain, redactor
-    return AgentLoop(
-        store,
-        caller,
-        tools,
-        clock,
-        tool_limits=ToolLimits(
-            result_limit_bytes=settings.tool_result_limit_bytes,
-            timeout_limit_s=settings.tool_timeout_s,
-        ),
-        stream_above_tokens=settings.stream_above_tokens,
-        economy=make_economy(settings, *asks, service_limits(settings)),
-        cheaper=tiers.cheaper,
-        ladder=Ladder(
-            tiers.stronger,
-            tiers.row,
-            settings.escalation_limit,
-            Fallback(store, caller, clock, tiers.row, settings.fallback_after_s),
-        ),
-        drain=drain,
-        lease=lease,
-        redactor=redactor,
-        history_limits=HistoryLimits(settings.task_event_limit, settings.task_history_limit_bytes),
-        caching=Caching(
-            tiers.row if settings.prompt_caching else None, clock, wait_s=settings.cache_wait_s
-        ),
-    )
-
-
-def _governor(settings: Settings, clock: Clock, turns: Turns) -> Governor:
-    """What lets model calls leave."""
-    limits = GovernorLimits(
-        settings.call_concurrency_start, settings.call_concurrency_limit, settings.park_after_s
-    )
-    governor = Governor(clock, limits)
-    governor.on_turn = turns.call
-    return governor
-
-
 async def begin(service: Service, settings: Settings) -> None:
     """Take over what a dead process left, then open the queue and the slots."""
     for sentence in unknown_variables():
@@ -378,39 +286,3 @@ async def begin(service: Service, settings: Settings) -> None:
         service.batches.start()
     if service.ears is not None:
         service.ears.start()
-
-
-def service_limits(settings: Settings) -> ServiceLimits:
-    """The budgets of the whole service."""
-
-    def nano(usd: Decimal | None) -> int | None:
-        return None if usd is None else nano_from_usd(usd)
-
-    return ServiceLimits(
-        nano(settings.service_daily_budget_usd),
-        nano(settings.service_monthly_budget_usd),
-        nano(settings.service_budget_usd),
-        settings.budget_warning_percent,
-    )
-
-
-def _defaults(settings: Settings) -> Defaults:
-    return Defaults(
-        routes=settings.routes,
-        fallback=settings.fallback_models,
-        complexity=settings.default_complexity,
-        thresholds=Thresholds(settings.auto_medium_score, settings.auto_complex_score),
-        weights=shipped(),
-        classify=settings.auto_classifier,
-        task_budget_nano=nano_from_usd(settings.task_budget_usd),
-        session_budget_nano=nano_from_usd(settings.session_budget_usd),
-        service=service_limits(settings),
-        quote=QuoteLimits(
-            settings.retry_attempts, settings.tool_result_limit_bytes, settings.prompt_caching
-        ),
-        max_steps=settings.max_steps,
-        max_tokens=settings.max_tokens,
-        deadline_s=settings.task_deadline_s,
-        economy_deadline_s=settings.economy_deadline_s,
-        ageing_us=int(settings.priority_ageing_s * US_PER_S),
-    )

@@ -6,7 +6,6 @@ names (one file a variable, as container platforms mount them), the defaults bel
 
 import difflib
 import os
-import re
 from collections.abc import Iterator
 from decimal import Decimal
 from enum import StrEnum
@@ -14,16 +13,16 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app import addresses
 from app.domain.money import MAX_USD
 from app.domain.task import AskedComplexity, Complexity
 
 PREFIX = "BURSAR_"
 Usd = Annotated[Decimal, Field(gt=0, le=MAX_USD, decimal_places=9, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86_400, allow_inf_nan=False)]
-_URL_LOGIN = re.compile(r"//[^/@]*@")
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
@@ -68,7 +67,7 @@ class Settings(BaseSettings):
         description="Bytes to keep free on the disk of the data directory: below it no work is taken "
         "and none begun; 0 looks at nothing.",
     )
-    database_url: SecretStr | None = Field(
+    database_url: Annotated[SecretStr | None, AfterValidator(addresses.postgres)] = Field(
         None,
         description="A PostgreSQL database, `postgresql://user:password@host/name`; unset: the embedded one.",
     )
@@ -82,7 +81,7 @@ class Settings(BaseSettings):
     anthropic_api_key: SecretStr | None = Field(
         None, validation_alias="ANTHROPIC_API_KEY", description="Key of the model provider."
     )
-    anthropic_base_url: str | None = Field(
+    anthropic_base_url: Annotated[str | None, AfterValidator(addresses.http)] = Field(
         None,
         validation_alias="ANTHROPIC_BASE_URL",
         description="A compatible server, without `/v1`; unset: the Anthropic API.",
@@ -300,42 +299,6 @@ class Settings(BaseSettings):
     log_file: Path | None = Field(None, description="A file for the JSON log, beside stdout.")
     access_log: bool = Field(default=False, description="A log line for each HTTP request.")
 
-    @field_validator("database_url")
-    @classmethod
-    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        url = value.get_secret_value()
-        if not url.startswith(("postgresql://", "postgres://")):
-            message = "must begin with postgresql://"
-            raise ValueError(message)
-        try:
-            usable = urlsplit(url).port != 0 and not re.search(r"\s", url)
-        except ValueError:  # brackets or a port that do not parse
-            usable = False
-        if not usable:
-            message = "must be an address such as postgresql://user:password@host:5432/name"
-            raise ValueError(message)
-        return value
-
-    @field_validator("anthropic_base_url")
-    @classmethod
-    def _is_http(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if not value.startswith(("http://", "https://")):
-            message = "must begin with http:// or https://"
-            raise ValueError(message)
-        try:
-            parts = urlsplit(value)
-            usable = bool(parts.hostname) and parts.port != 0 and not re.search(r"\s", value)
-        except ValueError:  # brackets or a port that do not parse
-            usable = False
-        if not usable:
-            message = "must be an address such as https://host or http://host:8787"
-            raise ValueError(message)
-        return value
-
     @model_validator(mode="after")
     def _lease_outlives_a_heartbeat(self) -> Self:
         if self.lease_s < 2 * self.heartbeat_s:
@@ -419,15 +382,6 @@ def unknown_variables() -> list[str]:
     return found
 
 
-def table() -> str:
-    """Every setting as a Markdown table: variable, default, meaning."""
-    rows = ["| variable | default | |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        default = "-" if field.default is None else f"`{field.default}`"
-        rows.append(f"| `{variable(name)}` | {default} | {field.description} |")
-    return "\n".join(rows) + "\n"
-
-
 def _sentence(problem: object) -> str:
     assert isinstance(problem, dict)  # noqa: S101
     if not problem["loc"]:
@@ -442,5 +396,5 @@ def _shown(value: object) -> object:
     if isinstance(value, SecretStr):
         return "********"
     if isinstance(value, str):
-        return _URL_LOGIN.sub("//********@", value)
+        return addresses.without_login(value)
     return str(value) if isinstance(value, Path | Decimal) else value

@@ -5,11 +5,9 @@ from collections.abc import Iterable
 from app.agent.transcript import Transcript
 from app.domain.clock import US_PER_S
 from app.domain.task import Bound, TaskSpec
+from app.journal.call_events import AttemptFailed, AttemptStarted, ModelAnswered
 from app.journal.events import (
-    AttemptFailed,
-    AttemptStarted,
     BudgetFinalizing,
-    ModelAnswered,
     ModelDowngraded,
     ModelEscalated,
     ModelFellBack,

@@ -7,7 +7,8 @@ from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.money import format_usd
 from app.domain.task import BudgetPolicy, Conclusion, Outcome, TaskError
-from app.journal.events import BudgetFinalizing, Event, ModelDowngraded
+from app.journal.event import Event
+from app.journal.events import BudgetFinalizing, ModelDowngraded
 from app.journal.journal import append, fence
 from app.llm.call import Paused
 from app.store.persist import persist

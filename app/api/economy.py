@@ -1,6 +1,6 @@
 """`urgency: economy`: which tasks can be asked in a batch."""
 
-from app.api.schemas import TaskIn
+from app.api.bodies import TaskIn
 from app.api.services import Services
 from app.domain.errors import SubmissionRefused
 from app.domain.task import BudgetPolicy, Urgency

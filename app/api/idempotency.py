@@ -12,7 +12,7 @@ import orjson
 from fastapi import Request
 
 from app.api import present
-from app.api.schemas import TaskIn
+from app.api.bodies import TaskIn
 from app.api.services import Services
 from app.api.submit import Submission
 from app.budget.keys import Principal

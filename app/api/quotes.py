@@ -10,10 +10,11 @@ from pydantic import BaseModel, Field
 from app.agent.classify import cheapest
 from app.agent.quote import classifier_worst_nano, likely_nano, worst_nano
 from app.api import present
+from app.api.bodies import TaskIn
 from app.api.guarded import GuardedRoute
 from app.api.problems import budget_members
 from app.api.routing_out import RoutingOut
-from app.api.schemas import Problem, TaskIn
+from app.api.schemas import Problem
 from app.api.services import Services, principal
 from app.api.submit import Submission, blocking, candidate_rows, first_call_nano, prepare
 from app.budget.accounts import Balance, find_balance

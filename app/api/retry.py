@@ -2,8 +2,9 @@
 
 from fastapi import APIRouter, Request, Response
 
+from app.api.bodies import RetryIn
 from app.api.guarded import GuardedRoute
-from app.api.schemas import Problem, RetryIn, TaskOut
+from app.api.schemas import Problem, TaskOut
 from app.api.services import Services, principal
 from app.api.submit import Submission, blocking, check_tools, minimal_nano
 from app.api.tasks import NOT_FOUND, REFUSALS, waited

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from app.agent.classify import routed_event
 from app.agent.quote import likely_nano, worst_nano
-from app.api.schemas import TaskIn
+from app.api.bodies import TaskIn
 from app.api.services import Defaults, Services
 from app.domain.clock import US_PER_S
 from app.domain.errors import SubmissionRefused

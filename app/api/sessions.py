@@ -5,9 +5,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.api import present
+from app.api.bodies import SESSION_ID, BudgetIn
 from app.api.cursors import cursor_after, position
 from app.api.guarded import GuardedRoute
-from app.api.schemas import SESSION_ID, BudgetIn, Problem, SessionOut, SessionUsageOut
+from app.api.schemas import Problem, SessionOut, SessionUsageOut
 from app.api.services import principal
 from app.api.tasks import RESUME_LIMIT
 from app.budget.accounts import balance, open_account, set_limit

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from app.agent.quote import at_tier, first_prompt_tokens
+from app.api.bodies import TaskIn
 from app.api.economy import is_economy
 from app.api.parents import NO_PARENT, Parent, check_parent, parent_of
 from app.api.routing import choose, fallback_of, may_escalate, routed, routing_of, to_classify
-from app.api.schemas import TaskIn
 from app.api.services import Services
 from app.budget.accounts import Balance, ServiceLimits, balance, open_account, shared_balances
 from app.budget.keys import Principal

@@ -5,10 +5,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 
 from app.api import present
+from app.api.bodies import SESSION_ID, BudgetIn, TaskIn
 from app.api.cursors import cursor_after, position
 from app.api.guarded import GuardedRoute
 from app.api.idempotency import REPLAYED, Answer, Key, answered, key_of, once
-from app.api.schemas import SESSION_ID, BudgetIn, Problem, TaskIn, TaskOut, TaskPage
+from app.api.schemas import Problem, TaskOut, TaskPage
 from app.api.services import Services, principal
 from app.api.submit import Submission, acceptance, prepare
 from app.api.waiting import await_end, read_task, wished_wait_s

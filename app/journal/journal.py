@@ -7,7 +7,8 @@ import orjson
 
 from app.domain.errors import StaleLease
 from app.domain.task import Subject
-from app.journal.events import EVENTS, Event
+from app.journal.event import Event
+from app.journal.events import EVENTS
 from app.store.port import Row, Store, Tx
 
 _FIELD_NAMES = {name: frozenset(f.name for f in fields(kind)) for name, kind in EVENTS.items()}

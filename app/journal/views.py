@@ -7,19 +7,21 @@ from typing import Any
 
 from app.domain.clock import rfc3339
 from app.domain.money import usd_from_nano
-from app.journal.events import (
-    EVENTS,
+from app.journal.call_events import (
     AttemptFailed,
     AttemptPresumed,
     AttemptReturned,
-    Event,
     ModelAnswered,
+    ReservationExceeded,
+    RetryScheduled,
+)
+from app.journal.event import Event
+from app.journal.events import (
+    EVENTS,
     ModelDowngraded,
     ModelEscalated,
     ModelFellBack,
     ModelRouted,
-    ReservationExceeded,
-    RetryScheduled,
     TaskAccepted,
     TaskFinished,
     TaskRequeued,

@@ -18,13 +18,13 @@ from app.budget.ledger import (
 )
 from app.budget.scopes import shown_id
 from app.domain.errors import StaleLease
-from app.journal.events import (
+from app.journal.call_events import (
     AttemptFailed,
-    BudgetWarned,
     ModelAnswered,
     ReservationExceeded,
     RetryScheduled,
 )
+from app.journal.events import BudgetWarned
 from app.journal.journal import append, fence
 from app.llm.call import Move
 from app.llm.pricing import Cost

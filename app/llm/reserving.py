@@ -12,7 +12,7 @@ from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.task import Outcome
-from app.journal.events import AttemptStarted, ReservationWaited
+from app.journal.call_events import AttemptStarted, ReservationWaited
 from app.journal.journal import append, fence
 from app.llm.booking import book_unsent
 from app.llm.bound import (

@@ -15,8 +15,8 @@ from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import LeaseLost, QueueFull, Stopping, StoreError
 from app.domain.lease import Lease
 from app.domain.task import Claim, Subject
+from app.journal.call_events import AttemptReturned
 from app.journal.events import (
-    AttemptReturned,
     TaskAccepted,
     TaskClaimed,
     TaskFinished,

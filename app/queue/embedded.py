@@ -9,9 +9,9 @@ from app.domain.clock import US_PER_S, Clock, Wall
 from app.domain.errors import LeaseLost, QueueFull, Stopping, StoreError
 from app.domain.lease import Lease
 from app.domain.task import Claim
+from app.journal.call_events import AttemptReturned
+from app.journal.event import Event
 from app.journal.events import (
-    AttemptReturned,
-    Event,
     TaskAccepted,
     TaskClaimed,
     TaskFinished,

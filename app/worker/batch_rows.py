@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from app.domain.clock import US_PER_S
 from app.domain.ids import new_id
 from app.domain.task import Subject
-from app.journal.events import AttemptBatched
+from app.journal.call_events import AttemptBatched
 from app.journal.journal import append
 from app.llm.batching import items
 from app.llm.pricing import PriceBook

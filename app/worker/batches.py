@@ -11,7 +11,8 @@ from contextlib import suppress
 
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import StoreError
-from app.journal.events import AttemptStarted, TaskFinished
+from app.journal.call_events import AttemptStarted
+from app.journal.events import TaskFinished
 from app.journal.journal import Recorded
 from app.llm.batching import items
 from app.llm.batching.port import Batches

@@ -4,7 +4,7 @@ import logging
 
 from app.budget.ledger import Kind, open_attempts, settle
 from app.domain.task import Claim, Conclusion, Outcome, Subject, TaskError, TaskStatus
-from app.journal.events import AttemptPresumed
+from app.journal.call_events import AttemptPresumed
 from app.journal.journal import append
 from app.llm.batching.economy import PARKED
 from app.llm.batching.items import give_up, has_returned, held_back

@@ -10,7 +10,8 @@ from app.doctor.examination import Report, complaints, examine_store
 from app.doctor.findings import ADVICE, SHOWN_LIMIT
 from app.domain.errors import BudgetExhausted
 from app.domain.task import Claim, Conclusion, Outcome, Subject
-from app.journal.events import ModelAnswered, SessionBudgetSet
+from app.journal.call_events import ModelAnswered
+from app.journal.events import SessionBudgetSet
 from app.journal.journal import append
 from app.queue import verbs
 from app.queue.erasing import erase

@@ -48,7 +48,8 @@ from app.budget.ledger import (
 )
 from app.budget.scopes import Payer, Scope, session_scope, task_scope
 from app.domain.task import LOCAL_OWNER, Subject
-from app.journal.events import AttemptPresumed, BudgetWarned
+from app.journal.call_events import AttemptPresumed
+from app.journal.events import BudgetWarned
 from app.journal.journal import Recorded
 from app.store.port import ListenedStore, Operation, T, Tx
 from app.worker.recovery import presume_open

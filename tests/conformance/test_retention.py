@@ -9,7 +9,7 @@ from app.doctor.examination import examine_store
 from app.domain.clock import US_PER_S
 from app.domain.errors import BudgetExhausted
 from app.domain.task import LOCAL_OWNER, Claim, Conclusion, Outcome
-from app.journal.events import ModelAnswered, RetryScheduled
+from app.journal.call_events import ModelAnswered, RetryScheduled
 from app.journal.journal import append
 from app.queue import verbs
 from app.queue.retention import ENTRIES_LIMIT, drop_entries, sweep, take_away

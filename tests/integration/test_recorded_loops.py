@@ -21,7 +21,7 @@ from app.budget.scopes import Payer, session_scope, task_scope
 from app.budget.turns import Turns
 from app.domain.clock import SystemClock
 from app.domain.task import Claim, Complexity, Conclusion, Subject, TaskSpec
-from app.journal.events import ReservationExceeded
+from app.journal.call_events import ReservationExceeded
 from app.journal.journal import read_all
 from app.llm.answers import parse_answer
 from app.llm.caller import Caller, CallLimits

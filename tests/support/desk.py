@@ -15,7 +15,7 @@ from app.budget.turns import Turns
 from app.domain.clock import US_PER_S
 from app.domain.errors import StoreFull
 from app.domain.task import Claim
-from app.journal.events import Event
+from app.journal.event import Event
 from app.journal.journal import read_all
 from app.llm.call import Call
 from app.llm.caller import Caller, CallLimits

@@ -5,7 +5,8 @@ import typing
 from dataclasses import fields
 from typing import Any
 
-from app.journal.events import EVENTS, Event
+from app.journal.event import Event
+from app.journal.events import EVENTS
 
 _EXAMPLES: dict[object, Any] = {
     str: "wört\n\x00",

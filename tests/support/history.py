@@ -7,7 +7,7 @@ from typing import Any
 from app.budget.ledger import Attempt, Kind, Meters, reserve, settle
 from app.domain.money import format_usd
 from app.domain.task import Claim
-from app.journal.events import ModelAnswered
+from app.journal.call_events import ModelAnswered
 from app.journal.journal import append
 from app.llm.price_overrides import METERS
 from app.llm.pricing import PriceRow, Rates

@@ -6,16 +6,9 @@ from typing import Any
 
 import orjson
 
-from app.journal.events import (
-    AttemptStarted,
-    CancelRequested,
-    Event,
-    ModelAnswered,
-    TaskAccepted,
-    TaskClaimed,
-    TaskFinished,
-    TaskPaused,
-)
+from app.journal.call_events import AttemptStarted, ModelAnswered
+from app.journal.event import Event
+from app.journal.events import CancelRequested, TaskAccepted, TaskClaimed, TaskFinished, TaskPaused
 from app.queue.verbs import NEVER_US
 from app.store.queries import load_migrations
 from tests.support.clock import START_US

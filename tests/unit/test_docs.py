@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from app.settings import Settings, table, variable
+from app.settings import Settings, variable
+from app.settings_table import table
 
 ROOT = Path(__file__).parents[2]
 

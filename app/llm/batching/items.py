@@ -22,7 +22,7 @@ from app.budget.ledger import (
 )
 from app.domain.clock import US_PER_S
 from app.domain.task import Subject
-from app.journal.events import AttemptFailed, AttemptPresumed, AttemptReturned
+from app.journal.call_events import AttemptFailed, AttemptPresumed, AttemptReturned
 from app.journal.journal import append
 from app.llm.batching.results import Returned, read_result
 from app.llm.booking import meters_of, tell

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.domain.clock import US_PER_S, rfc3339
-from app.journal.events import AttemptStarted
+from app.journal.call_events import AttemptStarted
 from app.queue import verbs
 from tests.support.clock import START_US, StillClock
 from tests.support.keys import come_as, limited, made_key

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.api.schemas import METADATA_LIMIT, TEXT_LIMIT_BYTES, TOOLS_LIMIT
+from app.api.bodies import METADATA_LIMIT, TEXT_LIMIT_BYTES, TOOLS_LIMIT
 from app.api.strict import BODY_LIMIT_BYTES
 from tests.support.service import Running
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.api.schemas import METADATA_LIMIT, TEXT_LIMIT_BYTES
-from app.journal.events import AttemptStarted
+from app.api.bodies import METADATA_LIMIT, TEXT_LIMIT_BYTES
+from app.journal.call_events import AttemptStarted
 from tests.support.service import HANG, Running, started
 
 ROUTES = {

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from app.agent.replay import rebuild
-from app.journal.events import AttemptStarted, ModelEscalated
+from app.journal.call_events import AttemptStarted
+from app.journal.events import ModelEscalated
 from app.journal.journal import read_all
 from app.llm.bound import worst_case_nano
 from app.llm.models import facts_of

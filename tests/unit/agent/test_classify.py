@@ -11,7 +11,8 @@ from app.agent.transcript import Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
 from app.domain.task import Alternative, Complexity, Routing, Signal
-from app.journal.events import AttemptStarted, ModelAnswered, ModelRouted
+from app.journal.call_events import AttemptStarted, ModelAnswered
+from app.journal.events import ModelRouted
 from app.journal.journal import read_all
 from app.llm.call import Parked
 from tests.support.provider import HAIKU, answer, calls, status, text, tool_use, usage

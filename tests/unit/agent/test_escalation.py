@@ -11,7 +11,8 @@ from app.agent.transcript import Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
 from app.domain.task import BudgetPolicy, Conclusion
-from app.journal.events import ModelAnswered, ModelEscalated
+from app.journal.call_events import ModelAnswered
+from app.journal.events import ModelEscalated
 from app.journal.journal import read_all
 from app.llm.bound import worst_case_nano
 from app.llm.models import facts_of

@@ -7,7 +7,8 @@ import pytest
 
 from app.agent.transcript import Transcript
 from app.domain.task import Outcome
-from app.journal.events import AttemptStarted, ModelFellBack
+from app.journal.call_events import AttemptStarted
+from app.journal.events import ModelFellBack
 from app.llm.bound import worst_case_nano
 from app.llm.call import Parked
 from app.llm.models import facts_of

@@ -11,7 +11,8 @@ from app.agent.transcript import INTERRUPTED, NUDGE, TOOL_CALLS_LIMIT
 from app.agent.verdict import CONTINUATIONS_LIMIT
 from app.domain.errors import StaleLease
 from app.domain.task import Outcome
-from app.journal.events import ModelAnswered, TaskFinished, ToolFinished, ToolStarted
+from app.journal.call_events import ModelAnswered
+from app.journal.events import TaskFinished, ToolFinished, ToolStarted
 from app.journal.journal import read_all
 from app.llm.call import Parked
 from app.queue import verbs

@@ -21,7 +21,8 @@ from app.agent.transcript import CLOSING, LEFT_OUT, Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
 from app.domain.task import LOCAL_OWNER, BudgetPolicy, Claim, Conclusion, Outcome
-from app.journal.events import AttemptStarted, BudgetFinalizing, ModelDowngraded
+from app.journal.call_events import AttemptStarted
+from app.journal.events import BudgetFinalizing, ModelDowngraded
 from app.journal.journal import read_all
 from app.llm.bound import closing_nano, prompt_bound, worst_case_nano
 from app.llm.call import Paused

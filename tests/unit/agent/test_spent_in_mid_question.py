@@ -2,7 +2,8 @@
 
 from app.agent.transcript import CLOSING
 from app.domain.task import BudgetPolicy, Outcome
-from app.journal.events import AttemptStarted, BudgetFinalizing, ModelDowngraded
+from app.journal.call_events import AttemptStarted
+from app.journal.events import BudgetFinalizing, ModelDowngraded
 from app.llm.provider import ModelFailure, Phase
 from tests.support.provider import HAIKU, answer, text
 from tests.support.seeding import lines_of, row_of

@@ -11,15 +11,9 @@ from hypothesis import strategies as st
 from app.agent.replay import rebuild
 from app.agent.transcript import NUDGE, Transcript, enlarged_max_tokens
 from app.domain.task import Subject
-from app.journal.events import (
-    AttemptFailed,
-    AttemptStarted,
-    Event,
-    ModelAnswered,
-    TaskClaimed,
-    ToolFinished,
-    ToolStarted,
-)
+from app.journal.call_events import AttemptFailed, AttemptStarted, ModelAnswered
+from app.journal.event import Event
+from app.journal.events import TaskClaimed, ToolFinished, ToolStarted
 from app.journal.journal import Recorded
 from app.llm.bound import grown_bound, prompt_bound
 from app.llm.models import facts_of

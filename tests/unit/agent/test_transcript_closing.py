@@ -12,14 +12,9 @@ from hypothesis import strategies as st
 from app.agent.replay import rebuild
 from app.agent.transcript import CLOSING, LEFT_OUT, NUDGE, Transcript
 from app.domain.task import Subject
-from app.journal.events import (
-    AttemptStarted,
-    BudgetFinalizing,
-    Event,
-    ModelAnswered,
-    ModelDowngraded,
-    ToolFinished,
-)
+from app.journal.call_events import AttemptStarted, ModelAnswered
+from app.journal.event import Event
+from app.journal.events import BudgetFinalizing, ModelDowngraded, ToolFinished
 from app.journal.journal import Recorded
 from app.llm.body import request_body
 from app.llm.bound import closing_nano, prompt_bound, worst_case_nano

@@ -7,12 +7,10 @@ import pytest
 
 from app.agent.replay import rebuild
 from app.agent.transcript import CLOSING, LEFT_OUT, NUDGE, Transcript
+from app.journal.call_events import AttemptFailed, AttemptStarted, ModelAnswered
+from app.journal.event import Event
 from app.journal.events import (
-    AttemptFailed,
-    AttemptStarted,
     BudgetFinalizing,
-    Event,
-    ModelAnswered,
     TaskClaimed,
     TaskFinished,
     TaskRetried,

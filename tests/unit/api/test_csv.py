@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.schemas import NAME, SESSION_ID
+from app.api.bodies import NAME, SESSION_ID
 from app.api.tables import csv_text, defused
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00"))

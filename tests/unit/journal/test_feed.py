@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from app.domain.task import Subject
-from app.journal.events import CancelRequested, Event, TaskClaimed, TaskFinished, TaskRetried
+from app.journal.event import Event
+from app.journal.events import CancelRequested, TaskClaimed, TaskFinished, TaskRetried
 from app.journal.feed import Feed
 from app.journal.hints import ANYTHING, Hint
 from app.journal.journal import PAGE_LIMIT, Recorded, append

@@ -9,7 +9,8 @@ import pytest
 from app.domain.errors import StaleLease
 from app.domain.task import LOCAL_OWNER, Subject
 from app.journal import events
-from app.journal.events import EVENTS, CancelRequested, Event, TaskClaimed
+from app.journal.event import Event
+from app.journal.events import EVENTS, CancelRequested, TaskClaimed
 from app.journal.journal import PAGE_LIMIT, Recorded, append, fence, read, read_all
 from app.queue import verbs
 from app.store.port import Tx

@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 
 from app.domain.task import Subject
-from app.journal.events import EVENTS, ModelAnswered, TaskRequeued
+from app.journal.call_events import ModelAnswered
+from app.journal.events import EVENTS, TaskRequeued
 from app.journal.journal import Recorded
 from app.journal.views import LogView, public_entry, public_fields
 from tests.support.clock import START_US

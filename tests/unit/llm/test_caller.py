@@ -12,7 +12,7 @@ from app.budget.keys import create_key
 from app.budget.scopes import KINDS, session_scope, task_scope
 from app.domain.errors import BudgetExhausted, StaleLease, StoreFull
 from app.domain.task import LOCAL_OWNER, Claim
-from app.journal.events import (
+from app.journal.call_events import (
     AttemptFailed,
     AttemptStarted,
     ModelAnswered,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.domain.task import Bound, Claim, Outcome
-from app.journal.events import AttemptFailed, AttemptStarted, ReservationExceeded
+from app.journal.call_events import AttemptFailed, AttemptStarted, ReservationExceeded
 from app.llm.bound import worst_case_nano
 from app.llm.call import CallFailed
 from app.llm.models import facts_of

@@ -8,7 +8,7 @@ import pytest
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
 from app.domain.errors import BudgetExhausted
-from app.journal.events import AttemptStarted
+from app.journal.call_events import AttemptStarted
 from app.llm.call import Parked
 from app.llm.governor.governor import GovernorLimits
 from tests.support.clock import yielded

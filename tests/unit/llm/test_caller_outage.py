@@ -7,7 +7,7 @@ import pytest
 
 from app.agent.replay import rebuild
 from app.domain.task import Outcome
-from app.journal.events import AttemptFailed, AttemptStarted
+from app.journal.call_events import AttemptFailed, AttemptStarted
 from app.journal.journal import read_all
 from app.llm.call import CallFailed, Parked, Tries
 from app.llm.provider import ModelFailure

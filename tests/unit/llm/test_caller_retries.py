@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.domain.task import Outcome
-from app.journal.events import AttemptFailed, AttemptStarted, RetryScheduled
+from app.journal.call_events import AttemptFailed, AttemptStarted, RetryScheduled
 from app.llm.call import CallFailed, Parked, Tries
 from app.llm.provider import ModelFailure
 from tests.support.desk import Desk, call_of, open_desk

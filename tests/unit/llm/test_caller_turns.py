@@ -9,7 +9,12 @@ import pytest
 from app.budget.accounts import ServiceLimits
 from app.budget.scopes import session_scope
 from app.domain.task import LOCAL_OWNER, Claim
-from app.journal.events import AttemptFailed, AttemptPresumed, AttemptStarted, ReservationWaited
+from app.journal.call_events import (
+    AttemptFailed,
+    AttemptPresumed,
+    AttemptStarted,
+    ReservationWaited,
+)
 from app.llm.call import Call, Parked
 from app.llm.reserving import PARK_S
 from tests.support.clock import yielded

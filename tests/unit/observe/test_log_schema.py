@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 
 import app
 from app.domain.task import Outcome
-from app.journal.events import EVENTS, Event
+from app.journal.event import Event
+from app.journal.events import EVENTS
 from app.journal.views import public_fields
 from app.llm.provider import Phase
 from app.tools.port import ToolOutcome

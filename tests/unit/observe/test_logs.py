@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from app.domain.task import Subject
-from app.journal.events import ModelAnswered, SessionBudgetSet, TaskFinished
+from app.journal.call_events import ModelAnswered
+from app.journal.events import SessionBudgetSet, TaskFinished
 from app.journal.journal import Recorded
 from app.journal.views import LogView
 from app.observe.logs import REDACTED, JsonFormatter, Redactor, configure

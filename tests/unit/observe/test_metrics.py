@@ -6,16 +6,9 @@ from typing import cast
 import pytest
 
 from app.domain.task import Subject
-from app.journal.events import (
-    AttemptFailed,
-    AttemptPresumed,
-    Event,
-    ModelDowngraded,
-    ModelEscalated,
-    ModelRouted,
-    ReservationExceeded,
-    TaskRequeued,
-)
+from app.journal.call_events import AttemptFailed, AttemptPresumed, ReservationExceeded
+from app.journal.event import Event
+from app.journal.events import ModelDowngraded, ModelEscalated, ModelRouted, TaskRequeued
 from app.journal.journal import Recorded
 from app.journal.views import MetricsView
 from app.observe.metrics import Metrics

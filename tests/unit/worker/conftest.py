@@ -13,7 +13,7 @@ from app.agent.job import HistoryLimits
 from app.agent.loop import AgentLoop
 from app.domain.lease import Lease
 from app.domain.task import LOCAL_OWNER, TaskStatus
-from app.journal.events import Event
+from app.journal.event import Event
 from app.journal.feed import Feed
 from app.journal.journal import Recorded
 from app.queue import verbs

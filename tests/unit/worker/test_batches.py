@@ -9,7 +9,8 @@ import pytest
 
 from app.doctor.examination import examine_store
 from app.domain.task import Subject, Urgency
-from app.journal.events import AttemptReturned, AttemptStarted, Event
+from app.journal.call_events import AttemptReturned, AttemptStarted
+from app.journal.event import Event
 from app.journal.journal import read_all
 from app.llm.batching.items import give_up
 from app.llm.batching.port import Standing

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from app.domain.errors import StoreFull
-from app.journal.events import ModelAnswered, TaskClaimed, TaskRequeued
+from app.journal.call_events import ModelAnswered
+from app.journal.events import TaskClaimed, TaskRequeued
 from app.queue import leases, verbs
 from app.worker.heartbeat import Heartbeat
 from app.worker.recovery import rescue_all

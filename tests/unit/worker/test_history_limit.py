@@ -7,7 +7,8 @@ import pytest
 
 from app.agent.job import History, HistoryLimits
 from app.domain.task import Outcome, Subject
-from app.journal.events import AttemptStarted, TaskRequeued
+from app.journal.call_events import AttemptStarted
+from app.journal.events import TaskRequeued
 from app.journal.journal import Recorded
 from app.tools.port import Tool
 from tests.support.probe import ANYTHING

@@ -10,7 +10,8 @@ import pytest
 from app.domain.clock import US_PER_S
 from app.domain.errors import StoreFull
 from app.domain.task import Conclusion, Outcome, Subject
-from app.journal.events import CancelRequested, Event, TaskErased
+from app.journal.event import Event
+from app.journal.events import CancelRequested, TaskErased
 from app.journal.journal import Recorded
 from app.queue import verbs
 from app.queue.answers import FORGET_LIMIT, KEPT_S, forget

@@ -7,7 +7,8 @@ import orjson
 import pytest
 
 from app.domain.task import Subject, TaskStatus
-from app.journal.events import AttemptFailed, TaskClaimed, TaskRequeued
+from app.journal.call_events import AttemptFailed
+from app.journal.events import TaskClaimed, TaskRequeued
 from app.journal.journal import read_all
 from app.queue import verbs
 from app.worker.recovery import presume_open

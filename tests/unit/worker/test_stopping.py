@@ -9,12 +9,8 @@ import pytest
 from app.budget.ledger import Attempt, open_attempts, reserve
 from app.budget.scopes import task_scope
 from app.domain.task import LOCAL_OWNER, TaskStatus
-from app.journal.events import (
-    AttemptPresumed,
-    AttemptStarted,
-    ModelAnswered,
-    TaskRequeued,
-)
+from app.journal.call_events import AttemptPresumed, AttemptStarted, ModelAnswered
+from app.journal.events import TaskRequeued
 from app.journal.journal import append
 from app.queue import verbs
 from app.store.port import Tx
