@@ -8,7 +8,7 @@ import pytest
 
 from app.domain.errors import StaleLease
 from app.domain.task import LOCAL_OWNER, Subject
-from app.journal import events
+from app.journal import call_events, events
 from app.journal.event import Event
 from app.journal.events import EVENTS, CancelRequested, TaskClaimed
 from app.journal.journal import PAGE_LIMIT, Recorded, append, fence, read, read_all
@@ -135,7 +135,8 @@ async def test_a_refused_operation_leaves_no_event(store):
 
 def test_names_of_events_are_their_own():
     """Every event has a name of its own, and stands in the closed set under it."""
-    found = [kind for kind in vars(events).values() if isinstance(kind, type)]
+    named = vars(events) | vars(call_events)
+    found = [kind for kind in named.values() if isinstance(kind, type)]
     kinds = [kind for kind in found if issubclass(kind, Event) and kind is not Event]
     assert len(kinds) == len(EVENTS) > 10
     assert sorted(EVENTS) == sorted(kind.name for kind in kinds)
