@@ -23,8 +23,8 @@ LIVE = {
     "tasks_running_of_session",
 }
 """Indexes of tasks that have not ended, or are being taken away; settings bound how many there are."""
-SMALL = {"keys", "schema_migrations", "workers"}
-"""Tables that do not grow with the tasks."""
+SMALL = {"batches", "batch_items", "keys", "schema_migrations", "workers"}
+"""Tables that do not grow with the tasks that have ended."""
 PARAMETER = re.compile(r"(?<!:):([a-z][a-z0-9_]*)")
 _POSTGRES_SCAN = re.compile(
     r"(?:Seq Scan on (?P<table>\w+)|Index (?:Only )?Scan(?: Backward)? using (?P<index>\w+) on (?P<of>\w+))"
