@@ -90,17 +90,12 @@ class Bursts:
         if prefix is None:
             prefix = self._prefixes[key] = _Prefix()
             if len(self._prefixes) > PREFIXES_LIMIT:
-                self._forget()
+                self._prefixes.popitem(last=False)  # who waits there goes on with what it holds
         self._prefixes.move_to_end(key)
         lapsed = now_us - prefix.seen_at_us > _LIFETIME_US
         prefix.seen = 1 if lapsed else prefix.seen + 1
         prefix.seen_at_us = now_us
         return prefix
-
-    def _forget(self) -> None:
-        key = next(iter(self._prefixes))
-        if not self._prefixes[key].asking and self._prefixes[key].looking is None:
-            del self._prefixes[key]
 
     def _is_readable(self, prefix: _Prefix) -> bool:
         return self._clock.now_us() < prefix.readable_until_us

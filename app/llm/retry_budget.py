@@ -47,7 +47,7 @@ class _Bucket:
     called: dict[str, float] = field(default_factory=dict)
     """Tasks that may go on for nothing, and until when."""
     drained_at_s: float | None = None
-    """When it was first short of a retry's price since the model last answered."""
+    """When it was first short of a retry's price since the model last answered, or the bucket was full."""
     struck: set[str] = field(default_factory=set)
     """Tasks, a few of them, that the model has failed since it last answered."""
 
@@ -147,6 +147,8 @@ class RetryBudget:
         gained = (now_s - bucket.filled_at_s) * terms.cost / terms.probe_s
         bucket.tokens = min(bucket.tokens + gained, terms.capacity)
         bucket.filled_at_s = now_s
+        if bucket.tokens >= terms.capacity:  # nobody has tried for long: nobody knows
+            bucket.drained_at_s = None
         self._look(bucket)
         return bucket
 

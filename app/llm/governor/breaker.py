@@ -7,7 +7,7 @@ WINDOW = 20
 OPENS_AT = 10
 """Failures among them that open the breaker."""
 FORGET_S = 60.0
-"""Outcomes are forgotten after so long a silence."""
+"""Outcomes are forgotten after so long a silence; so is an outage that nobody has looked at since it might end."""
 FIRST_WAIT_S = 2.0
 LONGEST_WAIT_S = 60.0
 PROBE_PATIENCE_S = 60.0
@@ -49,9 +49,15 @@ class Breaker:
 
     def state(self, now_s: float) -> BreakerState:
         """How it stands."""
-        if self.opened_s is None:
+        if self.outage_s(now_s) is None:
             return BreakerState.CLOSED
         return BreakerState.OPEN if now_s < self.until_s else BreakerState.HALF_OPEN
+
+    def outage_s(self, now_s: float) -> float | None:
+        """For how long there has been an outage; None: there is none, as far as is known."""
+        if self.opened_s is None or self._is_stale(now_s):
+            return None
+        return now_s - self.opened_s
 
     def wait_s(self, now_s: float) -> float:
         """Seconds until a call may leave, if nothing is heard before."""
@@ -64,6 +70,7 @@ class Breaker:
 
     def leaves(self, now_s: float) -> bool:
         """A call leaves, `wait_s` being zero; returns whether it is the probe."""
+        self._forget(now_s)
         if self.opened_s is None:
             return False
         self._probe_left_s = now_s
@@ -71,12 +78,11 @@ class Breaker:
 
     def succeeded(self, now_s: float, *, probe: bool) -> bool:
         """A call came through; returns whether that ended an outage. An old call's answer ends none."""
+        self._forget(now_s)
         if self.opened_s is not None:
             if not probe:
                 return False
-            self.opened_s = self._probe_left_s = None
-            self._wait_s = FIRST_WAIT_S
-            self._failures = 0
+            self._close()
             return True
         if self._failures:
             self._note(now_s, 0)
@@ -84,6 +90,7 @@ class Breaker:
 
     def failed(self, now_s: float, retry_after_s: float, *, probe: bool) -> bool:
         """The provider was down for a call; returns whether that opened the breaker."""
+        self._forget(now_s)
         if self.opened_s is not None:
             if probe:
                 self._probe_left_s = None
@@ -98,6 +105,7 @@ class Breaker:
 
     def open(self, now_s: float, wait_s: float) -> None:
         """No call leaves for so long."""
+        self._forget(now_s)
         if self.opened_s is None:
             self.opened_s = now_s
             self.opened_count += 1
@@ -107,6 +115,19 @@ class Breaker:
     def undecided(self) -> None:
         """The probe did not leave, or was given up: the next call is the probe."""
         self._probe_left_s = None
+
+    def _is_stale(self, now_s: float) -> bool:
+        """Long after a probe might have left none has: nobody knows whether it is still down."""
+        return self._probe_left_s is None and now_s > self.until_s + FORGET_S
+
+    def _forget(self, now_s: float) -> None:
+        if self.opened_s is not None and self._is_stale(now_s):
+            self._close()
+
+    def _close(self) -> None:
+        self.opened_s = self._probe_left_s = None
+        self._wait_s = FIRST_WAIT_S
+        self._failures = 0
 
     def _note(self, now_s: float, failed: int) -> None:
         if now_s - self._heard_s > FORGET_S:

@@ -68,9 +68,8 @@ class Concurrency:
         if epoch != self.epoch:
             return False
         self.epoch += 1
-        self.limit = self._steep_below = max(
-            min(self.limit, self.in_flight) / 2, min(FEWEST, self.most)
-        )
+        halved = max(min(self.limit, self.in_flight) / 2, min(FEWEST, self.most))
+        self.limit = self._steep_below = min(self.limit, halved)  # it may begin smaller than that
         return True
 
     def restart(self, limit: float, now_s: float) -> None:

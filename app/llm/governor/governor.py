@@ -226,8 +226,7 @@ class Governor:
     def outage_s(self, model: str) -> float | None:
         """For how long the model has been out of reach; None: it is not, as far as is known."""
         road = self._by_model.get(model)
-        opened_s = None if road is None else road.lane.breaker.opened_s
-        return None if opened_s is None else self.now_s() - opened_s
+        return None if road is None else road.lane.breaker.outage_s(self.now_s())
 
     def roads(self) -> Iterator[_Road]:
         """Every pool that was asked for, for reports."""

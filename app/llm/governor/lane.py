@@ -20,6 +20,8 @@ SLACK_TOKENS = 500
 UNNAMED_WAIT_S = 1.0
 """After a 429 that names no time; doubled with each that follows."""
 UNNAMED_LONGEST_S = 30.0
+LONGEST_S = 3_600.0
+"""No word of the provider's, or of another process, shuts a lane for longer: it may be a mistake, a date say."""
 RECOVERY_START = 2
 """Calls in flight when an outage has just ended; doubled with each round of answers."""
 SLOW_S = 30.0
@@ -201,17 +203,17 @@ class Lane:
         if rates is not None:
             self._told(rates, now_s)
             if verdict is Verdict.LIMITED and failure.retry_after_s is not None:
-                self._emptied(charge, rates, failure.retry_after_s, now_s)
+                self._emptied(charge, rates, min(failure.retry_after_s, LONGEST_S), now_s)
         return told
 
     def block(self, now_s: float, wait_s: float) -> None:
         """Nothing leaves for so long."""
-        self.blocked_until_s = max(self.blocked_until_s, now_s + wait_s)
+        self.blocked_until_s = max(self.blocked_until_s, now_s + min(wait_s, LONGEST_S))
 
     def heard(self, told: Told, now_s: float) -> None:
         """Another process has learned this."""
         if told.reason is Reason.OUTAGE:
-            self.breaker.open(now_s, told.wait_s)
+            self.breaker.open(now_s, min(told.wait_s, LONGEST_S))
         else:
             self.block(now_s, told.wait_s)
 
@@ -237,14 +239,14 @@ class Lane:
             self.requests.overrun()
         self._limited_s = now_s
         news = self.blocked_until_s > blocked + 1.0 and wait_s >= 1.0
-        return Told(Reason.RATE_LIMITED, wait_s) if news else None
+        return Told(Reason.RATE_LIMITED, min(wait_s, LONGEST_S)) if news else None
 
     def _down(
         self, charge: Charge, now_s: float, failure: ModelFailure, *, overloaded: bool
     ) -> Told | None:
         if overloaded:
             self.concurrency.overloaded(charge.epoch)
-        retry_after_s = failure.retry_after_s or 0.0
+        retry_after_s = min(failure.retry_after_s or 0.0, LONGEST_S)
         if self.breaker.failed(now_s, retry_after_s, probe=charge.probe):
             return Told(Reason.OUTAGE, self.breaker.until_s - now_s)
         return None

@@ -49,14 +49,14 @@ def report(governor: Governor) -> list[PoolReport]:
     for road in governor.roads():
         lane = road.lane
         breaker, state = lane.breaker, lane.state(now_s)
-        closed = breaker.opened_s is None
+        outage_s = breaker.outage_s(now_s)
         found.append(
             PoolReport(
                 pool=lane.pool,
                 models=tuple(sorted(road.models)),
                 breaker=state,
-                outage_s=None if breaker.opened_s is None else now_s - breaker.opened_s,
-                next_probe_s=None if closed else breaker.wait_s(now_s),
+                outage_s=outage_s,
+                next_probe_s=None if outage_s is None else breaker.wait_s(now_s),
                 blocked_s=max(lane.blocked_until_s - now_s, 0.0),
                 in_flight=lane.concurrency.in_flight,
                 concurrency_limit=int(lane.concurrency.limit),

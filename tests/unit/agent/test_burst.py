@@ -125,3 +125,12 @@ async def test_it_remembers_only_so_many_prefixes() -> None:
     for key in range(PREFIXES_LIMIT + 10):
         bursts.leave(await bursts.enter(key, writes=False), cached=None)
     assert len(bursts._prefixes) == PREFIXES_LIMIT
+
+
+async def test_however_many_ask_it_remembers_only_so_many() -> None:
+    """The oldest is still asking: it gets its answer, but nobody else is kept in mind for its sake."""
+    bursts = Bursts(FakeClock(), 10.0)
+    places = [await bursts.enter(key, writes=True) for key in range(PREFIXES_LIMIT + 10)]
+    assert len(bursts._prefixes) == PREFIXES_LIMIT
+    for place in places:
+        bursts.leave(place, cached=True)

@@ -137,3 +137,14 @@ def test_an_outage_lasts_until_an_answer() -> None:
     assert budget.outage_s(OTHER) is None
     budget.answered(MODEL)
     assert budget.outage_s(MODEL) is None
+
+
+def test_an_outage_that_nobody_tried_is_over_when_the_bucket_is_full() -> None:
+    """After a quiet night nobody knows of an outage any more."""
+    clock = FakeClock()
+    budget = RetryBudget(clock)
+    paid(budget, 200)
+    clock.move(600)
+    assert budget.outage_s(MODEL) == 600
+    clock.move(8 * 3_600)
+    assert budget.outage_s(MODEL) is None

@@ -93,3 +93,25 @@ def test_a_probe_that_was_given_up_leaves_the_next_one_its_place():
     breaker.leaves(FIRST_WAIT_S)
     breaker.undecided()
     assert breaker.wait_s(FIRST_WAIT_S) == 0
+
+
+def test_an_outage_that_nobody_looks_at_is_forgotten():
+    """Nobody asked all night: in the morning nobody knows of an outage, and nobody has to be its probe."""
+    breaker = opened()
+    late_s = FIRST_WAIT_S + FORGET_S + 1
+    assert breaker.outage_s(late_s - 2) == late_s - 2
+    assert breaker.outage_s(late_s) is None
+    assert breaker.state(late_s) is BreakerState.CLOSED
+    assert breaker.wait_s(late_s) == 0
+    assert not breaker.leaves(late_s)
+    assert not breaker.succeeded(late_s, probe=False)
+    assert [breaker.failed(late_s, 0.0, probe=False) for _ in range(OPENS_AT)][-1]
+    assert breaker.outage_s(late_s) == 0
+    assert breaker.opened_count == 2
+
+
+def test_an_outage_whose_probe_is_out_is_not_forgotten():
+    """Its answer may take long, and decides."""
+    breaker = opened()
+    breaker.leaves(FIRST_WAIT_S)
+    assert breaker.outage_s(10 * FORGET_S) == 10 * FORGET_S

@@ -100,3 +100,11 @@ def test_short_calls_do_not_speed_the_recovery_up():
     for second in range(2, 8):
         rounds(back, 50, float(second))
     assert int(back.limit) >= 32
+
+
+def test_trouble_after_an_outage_does_not_raise_it():
+    """It began with fewer than trouble ever leaves: more trouble is no reason for more calls."""
+    back = Concurrency(start=64, most=1_000)
+    back.restart(2, 0.0)
+    assert back.overloaded(back.enter(0.0))
+    assert back.limit == 2

@@ -4,7 +4,7 @@ import pytest
 
 from app.llm.governor.breaker import OPENS_AT, BreakerState
 from app.llm.governor.concurrency import FEWEST
-from app.llm.governor.lane import Charge, Lane, Reason, Told, Verdict, verdict_of
+from app.llm.governor.lane import LONGEST_S, Charge, Lane, Reason, Told, Verdict, verdict_of
 from app.llm.provider import ModelFailure
 from app.llm.rates import Rates
 from app.llm.usage import Tokens, Usage
@@ -218,3 +218,37 @@ def test_each_failure_says_something(failure, verdict):
 def test_a_long_silence_is_an_outage():
     """No answer for half a minute says something of the provider."""
     assert verdict_of(lost("timeout"), 31.0) is Verdict.DOWN
+
+
+EPOCH_S = 1_790_000_000.0
+
+
+@pytest.mark.parametrize("said", [None, rates(60, 0)])
+def test_an_absurd_retry_after_shuts_it_for_an_hour_at_most(said: Rates | None) -> None:
+    """A gateway that names a date must not shut the model until the process ends."""
+    one = lane()
+    told = one.failed(left(one), 0.0, limited(EPOCH_S), said)
+    assert told == Told(Reason.RATE_LIMITED, LONGEST_S)
+    assert one.hold(LONGEST_S - 1, PROMPT) is not None
+    assert one.hold(LONGEST_S + 1, PROMPT) is None
+
+
+@pytest.mark.parametrize("reason", [Reason.RATE_LIMITED, Reason.OUTAGE])
+def test_nor_does_what_another_process_says(reason: Reason) -> None:
+    """It may have believed it."""
+    one = lane()
+    one.heard(Told(reason, EPOCH_S), 0.0)
+    assert one.hold(LONGEST_S - 1, PROMPT) is not None
+    assert one.hold(LONGEST_S + 1, PROMPT) is None
+
+
+def test_nor_does_an_outage_with_an_absurd_retry_after():
+    """The next probe leaves within the hour."""
+    one = lane()
+    down = status(503, "api_error", retry_after_s=EPOCH_S)
+    charges = [left(one) for _ in range(OPENS_AT)]
+    told = [one.failed(charge, 0.0, down, None) for charge in charges][-1]
+    assert told == Told(Reason.OUTAGE, LONGEST_S)
+    one.failed(left(one, LONGEST_S), LONGEST_S, down, None)
+    assert one.hold(2 * LONGEST_S - 1, PROMPT) is not None
+    assert one.hold(2 * LONGEST_S, PROMPT) is None
