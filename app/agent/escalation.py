@@ -7,6 +7,7 @@ from app.agent.fallback import Fallback
 from app.agent.job import Job, with_partial
 from app.agent.transcript import Transcript
 from app.agent.verdict import Finish, RunTools, Verdict
+from app.agent.window import can_fit
 from app.domain.errors import BudgetExhausted
 from app.domain.money import format_usd
 from app.domain.task import Conclusion, Outcome, TaskError
@@ -51,26 +52,35 @@ class Ladder:
         if why is None or transcript.escalations >= self.limit:
             return None
         try:
-            model = self.stronger(transcript.model)
-            return None if model is None else self._event(model, why, transcript, tools)
+            trial = self._next(transcript)
+            return None if trial is None else self._event(trial, why, transcript, tools)
         except UnknownModel:  # the price file lost one of them since the task was accepted
             return None
 
+    def _next(self, transcript: Transcript) -> Transcript | None:
+        """The transcript as the next dearer model goes on with it, of those whose window it can fit."""
+        model = self.stronger(transcript.model)
+        while model is not None:
+            trial = replace(transcript)
+            trial.switch_model(model)
+            if can_fit(trial):
+                return trial
+            model = self.stronger(model)
+        return None
+
     def _event(
-        self, model: str, why: str, transcript: Transcript, tools: tuple[JsonObject, ...]
+        self, trial: Transcript, why: str, transcript: Transcript, tools: tuple[JsonObject, ...]
     ) -> ModelEscalated:
-        trial = replace(transcript)
-        trial.switch_model(model)
         prompt_tokens = trial.prompt_tokens(trial.request(tools, stream_above=trial.max_tokens))
         return ModelEscalated(
             step=transcript.step + 1,
             from_model=transcript.model,
-            to_model=model,
+            to_model=trial.model,
             why=why,
             number=transcript.escalations + 1,
             prompt_bound_tokens=prompt_tokens,
             next_worst_nano=worst_case_nano(
-                self.row(model), facts_of(model), prompt_tokens, trial.max_tokens
+                self.row(trial.model), facts_of(trial.model), prompt_tokens, trial.max_tokens
             ),
         )
 

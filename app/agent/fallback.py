@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from app.agent.job import Job
 from app.agent.transcript import Transcript
+from app.agent.window import can_fit
 from app.domain.clock import US_PER_S, Clock
 from app.domain.task import Outcome
 from app.journal.events import ModelFellBack
@@ -55,7 +56,7 @@ class Fallback:
         for model in models:
             trial = replace(transcript)
             trial.switch_model(model)
-            if await self._goes_on(job, reason, await call_of(trial)):
+            if can_fit(trial) and await self._goes_on(job, reason, await call_of(trial)):
                 return True
         return False
 

@@ -12,7 +12,7 @@ from app.agent.rest import kept, read_rest, with_hint
 from app.agent.spent import Cheaper, Fits, SpentBudget, no_cheaper
 from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT, Transcript
 from app.agent.verdict import AskAgain, Finish, RunTools, Verdict, judge
-from app.agent.window import outgrown, refused_as_too_long
+from app.agent.window import can_fit, outgrown, refused_as_too_long
 from app.budget.ledger import Settled
 from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
@@ -224,6 +224,8 @@ class AgentLoop:
         async def fits(model: str) -> BudgetExhausted | None:
             trial = replace(job.transcript)
             trial.switch_model(model)
+            if not can_fit(trial):
+                return error
             return self._caller.lacks(await self._call(job, trial, definitions), error)
 
         return fits

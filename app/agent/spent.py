@@ -19,7 +19,9 @@ Cheaper = Callable[[str], str | None]
 
 
 Fits = Callable[[str], Awaitable[BudgetExhausted | None]]
-"""None when what is left pays for the next question to this model; else what it would need."""
+"""None when what is left pays for the next question to this model; else what it would need.
+
+For a model whose context window is too small, that is what was needed already."""
 
 
 def no_cheaper(_model: str) -> str | None:

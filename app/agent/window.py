@@ -23,12 +23,18 @@ def least_prompt_tokens(transcript: Transcript) -> int:
     return tokens + sum(map(len, encoded[messages:])) // LOOSE_BYTES_PER_TOKEN
 
 
+def can_fit(transcript: Transcript) -> bool:
+    """Whether the next question may fit its model's window: what cannot is not taken to that model."""
+    facts = facts_of(transcript.model)
+    return least_prompt_tokens(transcript) + facts.min_output_tokens <= facts.context_window_tokens
+
+
 def outgrown(job: Job) -> Conclusion | None:
     """The end of a task whose next question cannot fit; no call is made."""
+    if can_fit(job.transcript):
+        return None
     facts = facts_of(job.transcript.model)
     tokens = least_prompt_tokens(job.transcript)
-    if tokens + facts.min_output_tokens <= facts.context_window_tokens:
-        return None
     message = (
         f"The conversation has at least {tokens} tokens by now; {job.transcript.model} reads "
         f"{facts.context_window_tokens} at most, its answer included. No call was made."

@@ -9,7 +9,7 @@ worker slot back costs it no turn.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, KeysView
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -102,6 +102,14 @@ class Turns:
         """The task has ended: its number, too, is free."""
         self.leave(task_id)
         self._number_of.pop(task_id, None)
+
+    def known(self) -> KeysView[str]:
+        """The tasks that have asked for money here and have not ended, as far as was heard."""
+        return self._number_of.keys()
+
+    def standing(self) -> KeysView[str]:
+        """Those of them that stand in a line."""
+        return self._places.keys()
 
     def _number(self, task_id: str) -> int:
         if task_id not in self._number_of:

@@ -24,7 +24,7 @@ from app.llm.governor.governor import Governor
 from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
-from app.store.port import Store, Tx
+from app.store.port import Row, Store, Tx
 from app.worker.recovery import park, presume_open
 
 _log = logging.getLogger(__name__)
@@ -115,24 +115,51 @@ class WorkerPool:
             case CancelRequested():
                 self._interrupt(task_id)
             case TaskFinished():
-                self._cancelled.discard(task_id)
-                self._turns.forget(task_id)  # it may have ended while it waited in the queue
-                self._governor.forget(task_id)
+                self._ended(task_id)
             case _:
                 pass
 
     async def hear(self, hint: Hint) -> None:
-        """Another process may have asked to cancel what runs here: ask the rows."""
+        """Another process may have asked to cancel what runs here, or have gone on with what waits here: ask the rows."""
         wanted = hint.task_ids
         mine = [t for t in self._running if wanted is None or t in wanted]
-        if not mine:
+        away = self._away(wanted)
+        if not mine and not away:
             return
         try:
-            asked = await self._store.read(lambda tx: [t for t in mine if _is_cancelling(tx, t)])
+            asked, places = await self._store.read(
+                lambda tx: (
+                    [t for t in mine if _is_cancelling(tx, t)],
+                    {t: tx.one("task_place", id=t) for t in away},
+                )
+            )
         except StoreError:
             return  # it is asked again before long
         for task_id in asked:
             self._interrupt(task_id)
+        for task_id, place in places.items():
+            if task_id not in self._running:  # else it has come back meanwhile
+                self._catch_up(task_id, place)
+
+    def _away(self, wanted: frozenset[str] | None) -> list[str]:
+        """Those of the tasks that something is kept for here, and that do not run here."""
+        if wanted is None:
+            kept = self._turns.standing() | self._cancelled
+        else:
+            kept = {t for t in wanted if t in self._turns.known() or t in self._cancelled}
+        return [t for t in kept if t not in self._running]
+
+    def _catch_up(self, task_id: str, place: Row | None) -> None:
+        """A task that goes on elsewhere stands in nobody's way here; of one that has ended nothing is kept."""
+        if place is None or TaskStatus(place["status"]).terminal:
+            self._ended(task_id)
+        elif place["status"] != TaskStatus.QUEUED and place["lease_owner"] != self._lease.worker:
+            self._turns.leave(task_id)
+
+    def _ended(self, task_id: str) -> None:
+        self._cancelled.discard(task_id)
+        self._turns.forget(task_id)  # it may have ended while it waited in the queue
+        self._governor.forget(task_id)
 
     def _interrupt(self, task_id: str) -> None:
         if task_id not in self._cancelled:

@@ -290,7 +290,7 @@ WHERE t.owner = :owner AND t.finished_at_us IS NOT NULL
 ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 
 -- name: task_place
-SELECT id, status, run_count, held_by FROM tasks WHERE id = :id;
+SELECT id, status, run_count, held_by, lease_owner FROM tasks WHERE id = :id;
 
 -- name: any_due
 SELECT 1 FROM tasks WHERE status = 'queued' AND held_by = 'time' AND available_at_us <= :now_us LIMIT 1;
