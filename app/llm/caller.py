@@ -21,6 +21,7 @@ from app.domain.task import Outcome, Subject
 from app.journal.journal import fence
 from app.llm.booking import Late, book_answer, book_failure, book_unsent
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
+from app.llm.costs import answer_cost
 from app.llm.governor.governor import Governor
 from app.llm.live import Live, Voice
 from app.llm.pricing import Cost, PriceBook, UnknownModel
@@ -28,7 +29,6 @@ from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Pro
 from app.llm.reserving import Held, Reserver
 from app.llm.retry import GiveUp, RetryLimits, Wait, decide, known_unbilled, sit_out_s
 from app.llm.retry_budget import RetryBudget
-from app.llm.usage import Usage
 from app.observe.logs import Redactor
 from app.store.persist import persist, shielded
 from app.store.port import Store, Tx
@@ -252,7 +252,8 @@ class Caller:
     async def _record(
         self, call: Call, held: Held, answer: ModelAnswer, move: M, started_s: float
     ) -> Asked[M]:
-        attempt, cost = held.attempt, self._cost(answer, held)
+        attempt = held.attempt
+        cost = answer_cost(self._prices, answer, attempt.model, held.day, compacts=held.compacts)
         duration_s = self._clock.monotonic_s() - started_s
         try:
             settled = await persist(
@@ -267,25 +268,6 @@ class Caller:
             raise settled.stale
         self._retries.answered(attempt.model)
         return answer, move, settled
-
-    def _cost(self, answer: ModelAnswer, held: Held) -> Cost | None:
-        """The answer's price on the day it was reserved; None when its usage or price is unknown.
-
-        Where it names another model than was asked, it is not the word of the upstream that makes it cheaper.
-        """
-        if answer.stop_reason == "refusal" and not answer.content:
-            return Cost(0, "unbilled:refused-before-output")
-        usage, asked = answer.usage, held.attempt.model
-        if usage is None or (held.compacts and _lacks_a_pass(answer, usage)):
-            return None
-        try:
-            cost = self._prices.cost(usage, held.day)
-            if answer.model == asked or len(usage.parts) != 1:
-                return cost
-            as_asked = replace(usage, parts=((asked, usage.parts[0][1]),))
-            return max(cost, self._prices.cost(as_asked, held.day), key=lambda c: c.nano)
-        except UnknownModel:
-            return None
 
     async def _fail(
         self, call: Call, held: Held, failure: ModelFailure, started_s: float
@@ -376,12 +358,6 @@ class Caller:
             )
         finally:
             self._turns.ended(held.scopes)
-
-
-def _lacks_a_pass(answer: ModelAnswer, usage: Usage) -> bool:
-    """The conversation was summarized, and the report is silent about what that took."""
-    summarized = any(block["type"] == "compaction" for block in answer.content)
-    return summarized and len(usage.parts) == 1
 
 
 def _tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:

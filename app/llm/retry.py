@@ -130,6 +130,11 @@ def may_pass(failure: ModelFailure) -> bool:
     return _permanent(failure) is None
 
 
+def is_spend_cap(failure: ModelFailure) -> bool:
+    """The provider's own spend cap is reached: no wait of ours helps."""
+    return failure.error_code is not None and failure.error_code.endswith(SPEND_CAP_ENDING)
+
+
 def known_unbilled(failure: ModelFailure) -> bool:
     """The request never left, or the provider is known not to bill it: the reservation is released."""
     if failure.phase in {Phase.CONNECT, Phase.UNDONE}:
@@ -140,7 +145,7 @@ def known_unbilled(failure: ModelFailure) -> bool:
 
 
 def _permanent(failure: ModelFailure) -> Outcome | None:
-    if failure.error_code is not None and failure.error_code.endswith(SPEND_CAP_ENDING):
+    if is_spend_cap(failure):
         return Outcome.UPSTREAM_SPEND_CAP
     if failure.phase is Phase.STREAM:
         return None if failure.error_type in _STREAM_TRANSIENT else Outcome.UPSTREAM_FAILED

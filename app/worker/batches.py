@@ -19,6 +19,7 @@ from app.llm.batching.port import Batches
 from app.llm.batching.results import MISSING, refused
 from app.llm.pricing import PriceBook
 from app.llm.provider import ModelFailure, Phase
+from app.llm.retry import is_spend_cap
 from app.store.port import Store
 from app.worker import batch_rows as rows
 from app.worker.batch_rows import Batch, BatchLimits, Sealed
@@ -34,6 +35,10 @@ LOOK_LEASE_S = 300.0
 BUSY_S = 30.0
 """How long nothing is sent after the provider said that it is too much."""
 DUE_LIMIT = 8
+GROUPS = 4
+"""How many groups of due batches one look takes, at most: looking may take longer than they are put off for."""
+SEND_LIMIT = 8
+"""How many batches are sent before those that are due get their turn."""
 STORED_TOGETHER = 50
 """Results stored in one transaction: nobody's write waits long behind it."""
 GONE_AFTER_S = 26 * 3_600
@@ -106,8 +111,17 @@ class BatchKeeper:
         if not self._outstanding:
             return None if self._alone else IDLE_S
         await self._pay_given_up()
-        await self._look_after_due()
-        return min(await self._send(), IDLE_S, self._limits.poll_s)
+        again_s = IDLE_S
+        for _ in range(
+            GROUPS
+        ):  # what is to be sent waits behind one group, not behind all that is due
+            more = await self._look_after_due()
+            again_s = await self._send()
+            if not more:
+                break
+        else:
+            again_s = 0.0
+        return min(again_s, IDLE_S, self._limits.poll_s)
 
     async def _keep(self) -> None:
         while not self._stopping:
@@ -132,8 +146,10 @@ class BatchKeeper:
                 )
 
     async def _send(self) -> float:
-        """Send what has waited long enough, batch by batch."""
-        while not self._stopping:
+        """Send what has waited long enough, batch by batch; returns after how many seconds there is more."""
+        for _ in range(SEND_LIMIT):
+            if self._stopping:
+                return IDLE_S
             waiting = await self._store.read(lambda tx: rows.next_batch(tx, self._limits))
             if waiting is None:
                 return IDLE_S
@@ -146,7 +162,7 @@ class BatchKeeper:
             )
             if sealed is not None:
                 await self._sent(sealed, begun_s)
-        return IDLE_S
+        return 0.0
 
     async def _sent(self, sealed: Sealed, begun_s: float) -> None:
         if self._clock.monotonic_s() - begun_s > SEND_WINDOW_S or self._stopping:
@@ -190,16 +206,15 @@ class BatchKeeper:
             await self._store_results(batch, [(name, refused(failure)) for name, _ in sealed.items])
             await self._store.write(lambda tx: rows.close(tx, sealed.id))
 
-    async def _look_after_due(self) -> None:
+    async def _look_after_due(self) -> bool:
+        """Look after one group of them; returns whether others may be due."""
         lease_us = int(LOOK_LEASE_S * US_PER_S)
-        while not self._stopping:
-            if not await self._store.read(rows.any_due):
-                return
-            taken = await self._store.write(lambda tx: rows.take_due(tx, DUE_LIMIT, lease_us))
-            if not taken:
-                return
-            for batch in taken:
-                await self._look_after(batch)
+        if self._stopping or not await self._store.read(rows.any_due):
+            return False
+        taken = await self._store.write(lambda tx: rows.take_due(tx, DUE_LIMIT, lease_us))
+        for batch in taken:
+            await self._look_after(batch)
+        return bool(taken)
 
     async def _look_after(self, batch: Batch) -> None:
         try:
@@ -278,4 +293,6 @@ def _perhaps_made(failure: ModelFailure) -> bool:
 
 
 def _may_help_later(failure: ModelFailure) -> bool:
+    if is_spend_cap(failure):
+        return False
     return failure.phase is Phase.CONNECT or failure.status in {408, 409, 429, 529}

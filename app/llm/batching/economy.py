@@ -119,7 +119,7 @@ class Economy:
     async def _answered(
         self, call: Call, item: Item, found: Returned, answer: ModelAnswer, move: M
     ) -> Asked[M]:
-        cost, waited_s = items.cost_of(self._prices, found, item.day), self._waited_s(item)
+        cost, waited_s = items.cost_of(self._prices, found, item), self._waited_s(item)
 
         def op(tx: Tx) -> Settled | Late:
             attempt = _attempt(tx, call, item)

@@ -27,8 +27,10 @@ from app.journal.journal import append
 from app.llm.batching.results import Returned, read_result
 from app.llm.booking import meters_of, tell
 from app.llm.call import Call
-from app.llm.pricing import Cost, PriceBook, UnknownModel
+from app.llm.costs import answer_cost
+from app.llm.pricing import Cost, PriceBook
 from app.llm.provider import ModelAnswer
+from app.llm.retry import known_unbilled
 from app.store.port import Row, Tx
 
 _log = logging.getLogger(__name__)
@@ -167,7 +169,7 @@ def confirm_given_up(tx: Tx, prices: PriceBook, item: Item) -> Confirmed | None:
     """What an item really cost whose task had ended without it."""
     assert item.result is not None  # noqa: S101
     found = read_result(item.result, item.model)
-    cost = cost_of(prices, found, item.day)
+    cost = cost_of(prices, found, item)
     remove(tx, item)
     if cost is None:  # it stays presumed
         return None
@@ -187,19 +189,12 @@ def given_up(tx: Tx, limit: int) -> list[Item]:
     return [item_of(row) for row in tx.all("given_up_and_returned", limit=limit)]
 
 
-def cost_of(prices: PriceBook, found: Returned, day: date) -> Cost | None:
-    """The price of a result; None when it is not known. Only an answer costs."""
+def cost_of(prices: PriceBook, found: Returned, item: Item) -> Cost | None:
+    """The price of a result; None when it is not known: an answer that cannot be read may have been billed."""
     answer = found.outcome
     if not isinstance(answer, ModelAnswer):
-        return None if found.kind == "missing" else Cost(0, UNBILLED)
-    if answer.stop_reason == "refusal" and not answer.content:
-        return Cost(0, "unbilled:refused-before-output")
-    if answer.usage is None:
-        return None
-    try:
-        return prices.cost(answer.usage, day)
-    except UnknownModel:
-        return None
+        return Cost(0, UNBILLED) if known_unbilled(answer) else None
+    return answer_cost(prices, answer, item.model, item.day, compacts=True)
 
 
 def _release(tx: Tx, subject: Subject, attempt: Attempt) -> None:

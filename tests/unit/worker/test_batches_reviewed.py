@@ -1,0 +1,148 @@
+"""What a review of batches found: each once cost money, time, or other people's tasks."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+
+from app.domain.task import Subject
+from app.journal.call_events import AttemptStarted
+from app.llm.batching.items import Item, cost_of
+from app.llm.batching.port import ItemResult, Standing
+from app.llm.batching.results import read_result
+from app.llm.provider import ModelFailure, Phase
+from app.simulator.core import Simulator
+from app.store.sqlite import SqliteStore
+from tests.support.batching import DirectBatches, Fuse, Process
+from tests.support.clock import FakeClock
+from tests.support.desk import prices
+from tests.support.provider import HAIKU
+from tests.support.seeding import drift, lines_of
+from tests.unit.worker.test_batches import LIMITS, Office
+
+DEARER = "claude-opus-4-8"
+SPEND_CAP = "enforced_spend_limit_reached"
+FINDS = 50
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    """An office whose batches linger ten seconds."""
+    clock = FakeClock()
+    store = SqliteStore(tmp_path / "data", clock)
+    simulator = Simulator(clock)
+    simulator.batches.delay_s = None
+    yield Office(store, clock, simulator, Process.begin(store, clock, simulator, Fuse(), LIMITS))
+    assert await drift(store) == []
+    await store.close()
+
+
+def served_by(office: Office, batches: DirectBatches) -> None:
+    """From now on these are asked."""
+    office.process = Process.begin(
+        office.store, office.clock, office.simulator, Fuse(), LIMITS, batches
+    )
+
+
+class Garbled(DirectBatches):
+    """Its answers are no messages."""
+
+    async def results(self, batch_id: str) -> AsyncIterator[ItemResult]:
+        async for result in super().results(batch_id):
+            yield ItemResult(result.custom_id, b'{"type":"succeeded","message":{"content":7}}')
+
+
+async def test_a_broken_answer_that_nobody_waits_for_stays_presumed(office: Office) -> None:
+    """It was answered, so it was billed: it is not free because it cannot be read."""
+    served_by(office, Garbled(office.simulator))
+    await office.submit("t", "other")
+    (started,) = await office.events(AttemptStarted)
+    await office.look(10)
+    await office.cancel("t")
+    await office.processed()
+    sums = await lines_of(office.store)
+    assert (sums["presumed_nano"], sums["confirmed_nano"]) == (started.reserved_nano, 0)
+    assert (await office.row())["spent_nano"] == started.reserved_nano
+
+
+def test_another_models_name_makes_nothing_cheaper() -> None:
+    """The dearer one of the model that was asked and the one that the answer names, as of any call."""
+    usage = {"input_tokens": 1_000, "output_tokens": 100, "service_tier": "batch"}
+
+    def cost_nano(asked: str, named: str) -> int:
+        message = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "model": named,
+            "content": [{"type": "text", "text": "Hello"}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": usage,
+        }
+        result = orjson.dumps({"type": "succeeded", "message": message})
+        item = Item(Subject("t", "s"), 1, 1, asked, 100, FakeClock().now_us())
+        cost = cost_of(prices(), read_result(result, asked), item)
+        assert cost is not None
+        return cost.nano
+
+    assert cost_nano(HAIKU, HAIKU) < cost_nano(DEARER, DEARER)
+    assert cost_nano(DEARER, HAIKU) == cost_nano(DEARER, DEARER)
+
+
+class Refusing(DirectBatches):
+    """Makes no batch that holds an item named `bad`."""
+
+    status = 429
+    error_code: str | None = None
+
+    async def create(self, items: Sequence[tuple[str, bytes]]) -> Standing:
+        if any(name.startswith("bad") for name, _ in items):
+            raise ModelFailure(
+                "some_error",
+                "no",
+                phase=Phase.RESPONSE,
+                status=self.status,
+                error_code=self.error_code,
+                api_shaped=True,
+            )
+        return await super().create(items)
+
+
+async def test_a_spend_cap_is_said_at_once(office: Office) -> None:
+    """It is no passing 429: the task ends, and its money is free for others."""
+    capped = Refusing(office.simulator)
+    capped.error_code = SPEND_CAP
+    served_by(office, capped)
+    await office.submit("bad")
+    await office.look(10)
+    await office.work()
+    row = await office.row("bad")
+    assert row["outcome"] == "upstream_spend_cap"
+    assert (row["spent_nano"], row["reserved_nano"]) == (0, 0)
+
+
+class Slow(DirectBatches):
+    """Every look at a batch takes longer than a batch is put off for."""
+
+    finds = 0
+
+    async def find(self, batch_id: str) -> Standing:
+        self.finds += 1
+        assert self.finds < FINDS, "nothing else gets its turn"
+        clock = self.simulator.clock
+        assert isinstance(clock, FakeClock)
+        clock.move(LIMITS.poll_s + 1)
+        return await super().find(batch_id)
+
+
+async def test_many_open_batches_do_not_keep_the_next_one_back(office: Office) -> None:
+    """What is to be sent gets its turn though there is always another batch due."""
+    served_by(office, Slow(office.simulator))
+    await office.submit("a", "b", "c", "d", "e", "f")
+    await office.look(10)
+    assert len(office.made) == 2
+    await office.submit("next")
+    await office.look(60)
+    assert [set(batch.items) for batch in office.made][2:] == [{"next-1-1"}]
