@@ -18,6 +18,8 @@ from app.domain.clock import Clock
 CALLED_PER_ANSWER = 2
 EVERYBODY = 3
 """So many tasks that a model fails, and none that it answers: then it is not their own fault."""
+BUCKETS_LIMIT = 256
+"""Beyond it full buckets that nobody waits at are forgotten: clients choose the names of models."""
 _CROWD = 50
 """So many that wait look again half as often as one alone: it is their process's time, not the upstream's."""
 _SELDOM = 10
@@ -143,14 +145,28 @@ class RetryBudget:
         now_s, terms = self._clock.monotonic_s(), self._terms
         bucket = self._buckets.get(model)
         if bucket is None:
+            if len(self._buckets) >= BUCKETS_LIMIT:
+                self._forget(now_s)
             bucket = self._buckets[model] = _Bucket(terms.capacity, now_s)
-        gained = (now_s - bucket.filled_at_s) * terms.cost / terms.probe_s
-        bucket.tokens = min(bucket.tokens + gained, terms.capacity)
+        bucket.tokens = self._tokens(bucket, now_s)
         bucket.filled_at_s = now_s
         if bucket.tokens >= terms.capacity:  # nobody has tried for long: nobody knows
             bucket.drained_at_s = None
         self._look(bucket)
         return bucket
+
+    def _tokens(self, bucket: _Bucket, now_s: float) -> float:
+        terms = self._terms
+        gained = (now_s - bucket.filled_at_s) * terms.cost / terms.probe_s
+        return min(bucket.tokens + gained, terms.capacity)
+
+    def _forget(self, now_s: float) -> None:
+        """A new bucket is as good as one that is full."""
+        for model, bucket in list(self._buckets.items()):
+            self._first(bucket, now_s)
+            full = self._tokens(bucket, now_s) >= self._terms.capacity
+            if full and not bucket.waiting and not bucket.called:
+                del self._buckets[model]
 
     def _look(self, bucket: _Bucket) -> None:
         if bucket.drained_at_s is None and bucket.tokens < self._terms.cost:

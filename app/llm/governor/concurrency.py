@@ -17,10 +17,10 @@ class Concurrency:
     __slots__ = (
         "_brake_limit",
         "_brake_s",
-        "_last_s",
         "_steep_below",
         "epoch",
         "in_flight",
+        "last_s",
         "limit",
         "most",
         "start",
@@ -34,7 +34,8 @@ class Concurrency:
         self.epoch = 0
         """Grows with each decrease: trouble of calls that left before it is old news."""
         self._steep_below = self.most
-        self._last_s = 0.0
+        self.last_s = 0.0
+        """When a call ended last."""
         self._brake_s: float | None = None
         """After an outage: when the limit may double again."""
         self._brake_limit = 0.0
@@ -46,7 +47,7 @@ class Concurrency:
 
     def enter(self, now_s: float) -> int:
         """One more call is in flight; returns the epoch it leaves in."""
-        if not self.in_flight and now_s - self._last_s > _IDLE_S:
+        if not self.in_flight and now_s - self.last_s > _IDLE_S:
             self.limit = min(self.limit, self.start)  # what was learned long ago may not hold
         self.in_flight += 1
         return self.epoch
@@ -54,7 +55,7 @@ class Concurrency:
     def leave(self, now_s: float) -> None:
         """A call has ended, or never left."""
         self.in_flight -= 1
-        self._last_s = now_s
+        self.last_s = now_s
 
     def answered(self, now_s: float) -> None:
         """The provider kept up. Call it before `leave`."""

@@ -24,6 +24,9 @@ PROMISE_S = 5.0
 PARK_S = 30.0
 """Beyond the estimate of its turn: when a parked task looks by itself, should nobody wake it."""
 PARK_LONGEST_S = 600.0
+ROADS_LIMIT = 256
+"""Beyond it the pool that was idle for longest is forgotten: clients choose the names of models."""
+MODELS_LIMIT = 1_024
 _SHORTEST_S = 0.005
 _SHARED = ("claude-opus-4", "claude-sonnet-4")
 """Families whose versions share their limits. Source: Messages API documentation, "Rate limits"."""
@@ -64,6 +67,13 @@ class _Road:
     wakes_at_s: float = 0.0
     waited_count: int = 0
     parked_count: int = 0
+
+    def is_idle(self, now_s: float) -> bool:
+        """Nobody would miss it: no call is out or waits, and nothing would keep one from leaving."""
+        lane = self.lane
+        if lane.concurrency.in_flight or len(self.line) or self.promised:
+            return False
+        return lane.breaker.outage_s(now_s) is None and lane.blocked_until_s <= now_s
 
 
 class Permit:
@@ -225,7 +235,7 @@ class Governor:
 
     def outage_s(self, model: str) -> float | None:
         """For how long the model has been out of reach; None: it is not, as far as is known."""
-        road = self._by_model.get(model)
+        road = self._by_model.get(model) or self._roads.get(pool_of(model))
         return None if road is None else road.lane.breaker.outage_s(self.now_s())
 
     def roads(self) -> Iterator[_Road]:
@@ -338,14 +348,28 @@ class Governor:
         road = self._by_model.get(model)
         if road is None:
             pool = pool_of(model)
+            if len(self._by_model) >= MODELS_LIMIT:
+                oldest = next(iter(self._by_model))
+                self._by_model.pop(oldest).models.discard(oldest)
             road = self._by_model[model] = self._roads.get(pool) or self._open(pool)
             road.models.add(model)
         return road
 
     def _open(self, pool: str) -> _Road:
+        if len(self._roads) >= ROADS_LIMIT:
+            self._close_one()
         lane = Lane(pool, start=self._limits.start, most=self._limits.most)
         road = self._roads[pool] = _Road(lane)
         return road
+
+    def _close_one(self) -> None:
+        now_s = self.now_s()
+        idle = [road for road in self._roads.values() if road.is_idle(now_s)]
+        if idle:
+            road = min(idle, key=lambda road: road.lane.concurrency.last_s)
+            del self._roads[road.lane.pool]
+            for model in road.models:
+                self._by_model.pop(model, None)
 
 
 def _rates_of(request: ModelRequest) -> Rates | None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.llm.retry_budget import RetryBudget, RetryTerms
+from app.llm.retry_budget import BUCKETS_LIMIT, RetryBudget, RetryTerms
 from tests.support.clock import FakeClock
 
 MODEL, OTHER = "claude-haiku-5-5", "claude-sonnet-5-5"
@@ -148,3 +148,17 @@ def test_an_outage_that_nobody_tried_is_over_when_the_bucket_is_full() -> None:
     assert budget.outage_s(MODEL) == 600
     clock.move(8 * 3_600)
     assert budget.outage_s(MODEL) is None
+
+
+def test_it_keeps_only_so_many_full_buckets() -> None:
+    """Clients choose the names of models; what was taken from a bucket, and who waits, is not forgotten."""
+    clock = FakeClock()
+    budget = RetryBudget(clock)
+    paid(budget, 200)
+    budget.line_up(OTHER, "t", 1e6)
+    for number in range(3 * BUCKETS_LIMIT):
+        budget.tokens(f"model-{number}")
+        clock.move(0.001)
+    assert len(budget._buckets) <= BUCKETS_LIMIT
+    assert budget.drained(MODEL)
+    assert budget.waiting(OTHER) == 1

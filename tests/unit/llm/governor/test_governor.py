@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -11,7 +11,15 @@ from app.domain.clock import US_PER_S
 from app.domain.task import LOCAL_OWNER, Subject
 from app.llm.call import Call, Parked, Tries
 from app.llm.governor.breaker import OPENS_AT, BreakerState
-from app.llm.governor.governor import PROMISE_S, Governor, GovernorLimits, Permit, pool_of
+from app.llm.governor.governor import (
+    MODELS_LIMIT,
+    PROMISE_S,
+    ROADS_LIMIT,
+    Governor,
+    GovernorLimits,
+    Permit,
+    pool_of,
+)
 from app.llm.governor.lane import Reason, Told
 from app.llm.provider import ModelFailure, ModelRequest
 from app.llm.rates import Rates
@@ -349,3 +357,34 @@ async def test_what_was_learned_is_told_once(gate):
 def test_models_that_share_limits_share_a_pool(model, pool):
     """Versions 4.x of a family draw on one pool, all others have their own."""
     assert pool_of(model) == pool
+
+
+def asking_for(model: str) -> Call:
+    """A question to this model."""
+    return replace(call("t"), request=ModelRequest(model, 100, []))
+
+
+async def test_it_keeps_only_so_many_idle_pools(gate):
+    """Clients choose the names of models; a pool that is used, or must not be asked, is not forgotten."""
+    at = gate()
+    held = at.passed(call("held"))
+    at.governor.hear("limited", Told(Reason.RATE_LIMITED, 60.0))
+    at.governor.hear("down", Told(Reason.OUTAGE, 60.0))
+    for number in range(2 * ROADS_LIMIT):
+        at.passed(asking_for(f"model-{number}")).answered(None, None)
+    kept = {road.lane.pool: road for road in at.governor.roads()}
+    assert len(kept) == len(at.governor._by_model) + 2 == ROADS_LIMIT
+    assert {POOL, "limited", "down"} <= set(kept)
+    assert at.governor.outage_s("down") is not None
+    assert kept[POOL].lane.concurrency.in_flight == 1
+    held.answered(None, None)
+    assert kept[POOL].lane.concurrency.in_flight == 0
+
+
+async def test_it_keeps_only_so_many_names_of_a_pool(gate):
+    """One model has as many names as there are dates."""
+    at = gate()
+    for number in range(2 * MODELS_LIMIT):
+        at.passed(asking_for(f"{HAIKU}-{20_000_000 + number}")).answered(None, None)
+    (road,) = at.governor.roads()
+    assert len(road.models) == len(at.governor._by_model) == MODELS_LIMIT
