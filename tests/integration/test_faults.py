@@ -132,7 +132,7 @@ CASES: dict[str, Case] = {
     "an unknown tool": Case({"kind": "unknown_tool"}, "answered", "max_steps"),
     "two calls of one id": final(FAILED, "malformed_answer", free=False, kind="duplicate_ids"),
     "ten megabytes of arguments": final(
-        REJECTED, "invalid_request_error", free=False, kind="huge_arguments"
+        "truncated", "context_window", free=False, kind="huge_arguments"
     ),
     "a thousand calls": Case(
         {"kind": "many_calls"}, "answered", "max_steps", ways=PLAIN, asked={"max_steps": 2}

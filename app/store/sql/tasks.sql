@@ -240,10 +240,11 @@ WHERE status = 'queued' AND deadline_at_us > 0 AND in_batch = 0 AND available_at
   AND (run_count > 0 OR available_at_us <= created_at_us);
 
 -- name: wake_from_future
--- What waits since an instant that has not come yet: the clock was set back while nobody was there to notice.
+-- What waits since an instant that has not come yet: the clock was set back while nobody was there to notice. Not by the
+-- latest event alone: an operator may have raised the budget since.
 UPDATE tasks SET available_at_us = :now_us
 WHERE status = 'queued' AND deadline_at_us > 0 AND in_batch = 0 AND available_at_us > :now_us AND run_count > 0
-  AND (SELECT e.at_us FROM events AS e WHERE e.subject = tasks.id ORDER BY e.seq DESC LIMIT 1) > :now_us;
+  AND EXISTS (SELECT 1 FROM events AS e WHERE e.subject = tasks.id AND e.at_us > :now_us);
 
 -- name: record_step
 -- Progress: the runs that crashed before it do not count any more.

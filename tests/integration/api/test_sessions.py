@@ -140,6 +140,7 @@ class TestUsage:
             "remaining_usd": 1.0,
             "cost": {"confirmed_usd": 0.0, "estimated_usd": 0.0, "presumed_usd": 0.0},
             "tokens": dict.fromkeys(METERS, 0),
+            "cache": {"read_share": 0.0, "saved_usd": 0.0},
             "by_model": {},
             "by_task": {},
             "next_cursor": None,

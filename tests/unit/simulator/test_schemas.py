@@ -78,8 +78,9 @@ def test_recorded_requests_are_understood(corpus: Path, driver: Driver) -> None:
 
 
 def _of_today(body: dict[str, Any]) -> dict[str, Any]:
-    """A recorded request without what its time allowed: sampling, retired models, other signatures."""
+    """A recorded request without what its time or its headers allowed: sampling, edits, retired models, other signatures."""
     dropped = {"temperature", "top_p", "top_k", "thinking", "tool_choice", "stream"}
+    dropped |= {"context_management"}
     request = {name: value for name, value in body.items() if name not in dropped}
     messages = [
         {**message, "content": _signed_elsewhere_left_out(message["content"])}

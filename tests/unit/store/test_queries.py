@@ -22,7 +22,7 @@ ERASING = {"erase_bodies", "erase_data"}
 """They take content out of events, on the owner's word: see `app.queue.erasing`."""
 PRUNING = {"prune_task", "prune_events"}
 """They delete what ended long ago, where a retention is set: see `app.queue.retention`."""
-PASSING = {"answers", "workers"}
+PASSING = {"answers", "workers", "batches", "batch_items"}
 """Tables whose rows are for a time only."""
 RESOLVING = {"confirm_line"}
 """A line that was presumed, once its answer came after all. See `app.budget.ledger.confirm`."""

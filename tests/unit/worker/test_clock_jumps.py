@@ -8,8 +8,15 @@ import pytest
 
 from app.budget.accounts import ServiceLimits
 from app.domain.clock import US_PER_S
-from app.domain.task import Outcome
-from app.journal.events import TaskClaimed, TaskFinished, TaskRequeued, ToolFinished
+from app.domain.task import Outcome, Subject
+from app.journal.events import (
+    TaskBudgetSet,
+    TaskClaimed,
+    TaskFinished,
+    TaskRequeued,
+    ToolFinished,
+)
+from app.journal.journal import append
 from tests.support.clock import START_US, yielded
 from tests.support.provider import Hang, answer, calls, lost, status, text, tool_use
 from tests.support.seeding import USD, drift, row_of
@@ -85,8 +92,9 @@ async def test_a_parked_task_does_not_wait_an_hour_longer(open_works: Any) -> No
         assert all(event.waited_s >= 0 for event in works.events(TaskClaimed))
 
 
-async def test_a_clock_set_back_while_nobody_runs(open_works: Any) -> None:
-    """The same over a restart: what was put off at an instant that is still to come goes on at once."""
+@pytest.mark.parametrize("touched", [False, True])
+async def test_a_clock_set_back_while_nobody_runs(open_works: Any, touched: bool) -> None:
+    """The same over a restart: what was put off at an instant that is still to come goes on at once, whoever touched it."""
     async with open_works(status(529, retry_after_s=20.0), park_after_s=1.0) as works:
         works.desk.clock.set_by(HOUR_S)
         await works.accept(deadline_s=9_000)
@@ -95,6 +103,9 @@ async def test_a_clock_set_back_while_nobody_runs(open_works: Any) -> None:
         while not works.events(TaskRequeued):
             await yielded()
     async with open_works(answer(text("done"))) as works:
+        if touched:
+            raised, subject = TaskBudgetSet(budget_nano=USD, previous_nano=0), Subject("t", "s")
+            await works.desk.store.write(lambda tx: append(tx, subject, raised))
         await works.start()
         assert (await works.ended())["outcome"] == Outcome.ANSWERED
 
