@@ -23,9 +23,9 @@ demo: setup      ## run the service on 127.0.0.1:8000; without a key against the
 serve: setup     ## run the service (needs ANTHROPIC_API_KEY or ANTHROPIC_BASE_URL)
 	@$(BIN)/python -m app serve
 
-JOBS ?= auto
-test: setup      ## all tests, JOBS=auto side by side (recorded traffic too, where BURSAR_CORPUS names it)
-	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
+JOBS ?= 4
+test: setup      ## all tests, JOBS=4 side by side: many of them wait (recorded traffic too, where BURSAR_CORPUS names it)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 long: setup      ## what takes longer than a few minutes: the full kill loops
 	$(BIN)/python -m pytest -m long -o addopts="-ra --import-mode=importlib"

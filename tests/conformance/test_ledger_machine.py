@@ -366,8 +366,8 @@ class LedgerMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize(
     ("make_store", "histories", "steps"),
     [
-        ("sqlite", 80, 40),
-        ("postgres", 15, 30),
+        pytest.param("sqlite", 80, 40, marks=pytest.mark.timeout(240)),
+        pytest.param("postgres", 15, 30, marks=pytest.mark.timeout(240)),
         *(
             pytest.param(name, 1_500, 60, marks=[pytest.mark.long, pytest.mark.timeout(3_600)])
             for name in ADAPTERS

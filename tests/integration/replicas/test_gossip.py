@@ -84,9 +84,8 @@ async def test_an_open_breaker_reaches_the_other_process(
     async with neighbour(tmp_path, replica_url) as other:
         await both_listen(bursar)
         bursar.script({"kind": "overloaded", "repeat": 1_000})
-        tasks = [await bursar.submit(complexity="simple") for _ in range(12)]
-        for task in tasks:
-            await bursar.saw(task["id"], "task_requeued")
+        for _ in range(12):
+            await bursar.submit(complexity="simple")
         found = await pool_of(other)
         assert found["breaker"] in {"open", "half_open"}
         assert found["outage_count"] == 1

@@ -196,6 +196,9 @@ async def test_a_hint_of_another_process_wakes_followers(store, hint):
     async with asyncio.timeout(10):
         while not seen:
             await yielded()
+        await yielded(50)
+        while feed._reads:  # it looks once more before it waits
+            await yielded()
         await written(store, END)  # the feed does not hear of it
         await yielded(50)
         assert seen == [1]
