@@ -166,7 +166,9 @@ class Caller:
         try:
             if not permit.probe:
                 self._pay_for_retry(call)
-            held = await self._reserver.reserve(call, call.tries.made + 1)
+            held = await self._reserver.reserve(
+                call, call.tries.made + 1, may_wait=not permit.probe
+            )
             call.tries.made += 1
             started_s = self._clock.monotonic_s()
             if not self._lease.is_sure(started_s):

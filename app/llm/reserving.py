@@ -114,8 +114,10 @@ class Reserver:
         self._service = service
         self._also = also
 
-    async def reserve(self, call: Call, number: int) -> Held:
+    async def reserve(self, call: Call, number: int, *, may_wait: bool = True) -> Held:
         """Hold the worst case of attempt `number` on every scope of the call.
+
+        Unless it `may_wait`, it parks where others would have to be waited for; it keeps its place in their line.
 
         Raises:
             BudgetExhausted: spent money leaves less than a minimal call.
@@ -135,7 +137,7 @@ class Reserver:
             call.agent or "",
             call.bound,
         )
-        give_up_s = self._clock.monotonic_s() + self._wait_s
+        give_up_s = self._clock.monotonic_s() + (self._wait_s if may_wait else 0)
         ticket: asyncio.Event | None = None
         announced = False
         while True:

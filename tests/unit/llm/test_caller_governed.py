@@ -10,7 +10,8 @@ from app.budget.scopes import task_scope
 from app.domain.errors import BudgetExhausted
 from app.journal.call_events import AttemptStarted
 from app.llm.call import Parked
-from app.llm.governor.governor import GovernorLimits
+from app.llm.governor.governor import GovernorLimits, pool_of
+from app.llm.governor.lane import Reason, Told
 from tests.support.clock import yielded
 from tests.support.desk import Desk, call_of, open_desk
 from tests.support.provider import HAIKU, Hang, answer, status, text
@@ -97,3 +98,23 @@ async def test_an_interrupted_call_gives_its_room_back(tmp_path: Path) -> None:
         assert in_flight(desk) == 0
         await desk.ask(call_of(second))
         assert desk.provider.asked[-1].model == HAIKU
+
+
+async def test_a_probe_does_not_wait_for_money(tmp_path: Path) -> None:
+    """All the others wait for its answer: who can pay at once probes instead, and it keeps its place in the line."""
+    hang = Hang()
+    lines = {"session_nano": 2_000_000}  # pays for one call at a time
+    async with open_desk(tmp_path, hang, park_after_s=1_000.0) as desk:
+        first = await claimed(desk.store, "a", **lines)
+        second = await claimed(desk.store, "b", **lines)
+        one = asyncio.create_task(desk.ask(call_of(first)))
+        await hang.entered.wait()
+        desk.governor.hear(pool_of(HAIKU), Told(Reason.OUTAGE, 0.0))
+        async with asyncio.timeout(10):
+            with pytest.raises(Parked, match="budget_contention"):
+                await desk.ask(call_of(second))
+        assert "b" in desk.turns.standing()
+        (road,) = desk.governor.roads()
+        assert road.lane.breaker.wait_s(desk.governor.now_s()) == 0
+        hang.release()
+        await one
