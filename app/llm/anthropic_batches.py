@@ -1,6 +1,7 @@
 """Message Batches over the adapter's own line. Source: Messages API documentation, batch processing."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from app.llm.provider import JsonObject, ModelFailure, ModelRequest
 if TYPE_CHECKING:
     import httpx2
 
+_log = logging.getLogger(__name__)
 BATCHES_PATH = "/v1/messages/batches"
 CREATE_TIMEOUT_S = 60.0
 ASK_TIMEOUT_S = 30.0
@@ -68,8 +70,10 @@ class AnthropicBatches:
 
     async def results(self, batch_id: str) -> AsyncIterator[ItemResult]:
         async with aclosing(self._lines(f"{BATCHES_PATH}/{batch_id}/results")) as lines:
-            async for line in lines:
-                yield result_of(line)
+            async for line, is_whole in lines:
+                result = _readable(line, batch_id) if is_whole else result_of(line)
+                if result is not None:
+                    yield result
 
     async def _json(
         self, method: str, path: str, body: bytes | None = None, timeout_s: float = ASK_TIMEOUT_S
@@ -82,7 +86,8 @@ class AnthropicBatches:
                     raise malformed_answer("a batch's description is too long", request_id=None)
         return _object(bytes(raw))
 
-    async def _lines(self, path: str) -> AsyncGenerator[bytes]:
+    async def _lines(self, path: str) -> AsyncGenerator[tuple[bytes, bool]]:
+        """Each line, and whether its end has come."""
         rest = bytearray()
         async with aclosing(self._bytes("GET", path, None, RESULTS_TIMEOUT_S)) as parts:
             async for part in parts:
@@ -90,12 +95,12 @@ class AnthropicBatches:
                 *whole, last = rest.split(b"\n")
                 for line in whole:
                     if line.strip():
-                        yield bytes(line)
+                        yield bytes(line), True
                 rest = bytearray(last)
                 if len(rest) > 4 * _ANSWER_LIMIT:
                     raise malformed_answer("a result is too long", request_id=None)
         if rest.strip():
-            yield bytes(rest)
+            yield bytes(rest), False
 
     async def _bytes(
         self, method: str, path: str, body: bytes | None, timeout_s: float
@@ -148,6 +153,16 @@ def standing_of(batch: Any) -> Standing:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise malformed_answer("it is no message batch", request_id=None) from error
+
+
+def _readable(line: bytes, batch_id: str) -> ItemResult | None:
+    """A whole line; None when it cannot be read: it will not get better, and the others do not wait for it."""
+    try:
+        return result_of(line)
+    except ModelFailure as failure:
+        reason = {"error_type": failure.error_type, "error_message": failure.message}
+        _log.error("batch_result_unreadable", extra={"batch_id": batch_id, **reason})
+        return None
 
 
 def result_of(line: bytes) -> ItemResult:

@@ -46,6 +46,8 @@ GONE_AFTER_S = 26 * 3_600
 KEPT_S = 29 * 86_400
 """How long the provider keeps results."""
 STOP_S = 2.0
+_NOBODYS_ITEM = frozenset({401, 402, 403, 404, 405, 407})
+"""What is said of the account or of the address, whatever is asked."""
 _log = logging.getLogger(__name__)
 
 
@@ -199,7 +201,7 @@ class BatchKeeper:
         if _may_help_later(failure):
             self._send_after_s = self._clock.monotonic_s() + (failure.retry_after_s or BUSY_S)
             await self._store.write(lambda tx: rows.unseal(tx, sealed.id))
-        elif len(sealed.items) > 1 and failure.status in {400, 413}:  # one of them may be the cause
+        elif len(sealed.items) > 1 and _may_be_one_item(failure):
             await self._store.write(lambda tx: rows.unseal(tx, sealed.id, alone=True))
         else:
             batch = Batch(sealed.id, None, len(sealed.items), cancelled=False, made_at_us=0)
@@ -235,15 +237,23 @@ class BatchKeeper:
         if not (await self._batches.find(provider_id)).ended:
             await self._cancel_unwanted(batch)
             return False
-        together: list[tuple[str, bytes]] = []
-        async for result in self._batches.results(provider_id):
-            together.append((result.custom_id, result.result))
-            if len(together) >= STORED_TOGETHER:
-                await self._store_results(batch, together)
-                together = []
-        await self._store_results(batch, together)
+        await self._fetch(batch, provider_id)
         await self._close(batch)
         return True
+
+    async def _fetch(self, batch: Batch, provider_id: str) -> None:
+        """Store its results; where they break off, those that have come."""
+        together: list[tuple[str, bytes]] = []
+        try:
+            async for result in self._batches.results(provider_id):
+                together.append((result.custom_id, result.result))
+                if len(together) >= STORED_TOGETHER:
+                    await self._store_results(batch, together)
+                    together = []
+        except ModelFailure:
+            await self._store_results(batch, together)
+            raise
+        await self._store_results(batch, together)
 
     async def _search(self, batch: Batch) -> bool:
         now_s = self._clock.monotonic_s()
@@ -290,6 +300,12 @@ def _perhaps_made(failure: ModelFailure) -> bool:
         return False
     answered = failure.phase is Phase.RESPONSE and failure.status is not None
     return not answered or ((failure.status or 0) >= 500 and failure.status != 529)
+
+
+def _may_be_one_item(failure: ModelFailure) -> bool:
+    """One question may be the cause: the others' tasks neither fail with it nor are told of it."""
+    status = failure.status or 0
+    return 400 <= status < 500 and status not in _NOBODYS_ITEM and not is_spend_cap(failure)
 
 
 def _may_help_later(failure: ModelFailure) -> bool:

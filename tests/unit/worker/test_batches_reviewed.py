@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import httpx2
 import orjson
 import pytest
 
 from app.domain.task import Subject
 from app.journal.call_events import AttemptStarted
+from app.llm.anthropic_batches import AnthropicBatches
 from app.llm.batching.items import Item, cost_of
 from app.llm.batching.port import ItemResult, Standing
 from app.llm.batching.results import read_result
@@ -146,3 +148,92 @@ async def test_many_open_batches_do_not_keep_the_next_one_back(office: Office) -
     await office.submit("next")
     await office.look(60)
     assert [set(batch.items) for batch in office.made][2:] == [{"next-1-1"}]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_a_bad_question_fails_alone(office: Office, status: int) -> None:
+    """Whatever the refusal's number is: other owners' tasks go on, and hear nothing of it."""
+    refusing = Refusing(office.simulator)
+    refusing.status = status
+    served_by(office, refusing)
+    await office.submit("good", "bad")
+    await office.look(10)
+    await office.look()
+    await office.processed()
+    outcomes = [(await office.row(task_id))["outcome"] for task_id in ("good", "bad")]
+    assert outcomes == ["answered", "upstream_rejected"]
+
+
+def read_from(raw: bytes) -> AsyncIterator[ItemResult]:
+    """The results in this body."""
+
+    async def request(method: str, path: str, body: bytes | None) -> httpx2.Response:
+        del method, path, body
+        return httpx2.Response(200, content=raw)
+
+    return AnthropicBatches(request, (httpx2.HTTPError,), None).results("batch_1")
+
+
+LINE = b'{"custom_id":"%s","result":{"type":"expired"}}\n'
+
+
+async def test_an_unreadable_line_is_passed_over() -> None:
+    """It never gets better: the lines behind it are read all the same."""
+    raw = LINE % b"a" + b'{"custom_id":"b","res\n' + b'{"custom_id":"c"}\n' + LINE % b"d"
+    assert [result.custom_id async for result in read_from(raw)] == ["a", "d"]
+
+
+async def test_an_unreadable_rest_is_an_answer_that_broke_off() -> None:
+    """What was cut in the middle of a line comes whole the next time."""
+    results = read_from(LINE % b"a" + LINE[:20])
+    assert (await anext(results)).custom_id == "a"
+    with pytest.raises(ModelFailure):
+        await anext(results)
+
+
+class Torn(DirectBatches):
+    """Results of these batches break off after so many lines."""
+
+    torn: frozenset[str] = frozenset()
+    lines = 1
+
+    async def results(self, batch_id: str) -> AsyncIterator[ItemResult]:
+        count = 0
+        async for result in super().results(batch_id):
+            if batch_id in self.torn and count >= self.lines:
+                raise ModelFailure("answer_lost", "cut", phase=Phase.LOST)
+            count += 1
+            yield result
+
+
+async def test_what_was_read_is_kept_where_results_break_off(office: Office) -> None:
+    """Its tasks do not wait for the rest."""
+    torn = Torn(office.simulator)
+    served_by(office, torn)
+    await office.submit("a", "b")
+    await office.look(10)
+    torn.torn = frozenset({office.made[0].id})
+    await office.processed()
+    outcomes = [(await office.row(task_id))["outcome"] for task_id in ("a", "b")]
+    assert sorted(outcomes, key=str) == [None, "answered"]
+    torn.torn = frozenset()
+    await office.processed()
+    assert (await office.row("a"))["outcome"] == (await office.row("b"))["outcome"] == "answered"
+
+
+async def test_an_unreadable_candidate_does_not_hide_the_lost_batch(office: Office) -> None:
+    """Another application's batch whose results cannot be had is no reason not to find ours."""
+    torn = Torn(office.simulator)
+    torn.lines = 0
+    served_by(office, torn)
+    office.simulator.batches.creates.append("lost")
+    await office.submit("t")
+    await office.look(10)
+    foreign = await torn.create([("foreign-1", b'{"max_tokens":1}')])
+    torn.torn = frozenset({foreign.id})
+    await office.look(200)
+    await office.processed()
+    await office.look(60)
+    await office.work()
+    assert (await office.row())["outcome"] == "answered"
+    assert len(office.made) == 2
