@@ -90,7 +90,8 @@ async def _run(ask: Ask, count: int, at_a_time: int) -> int:
         nonlocal answered
         for _ in numbers:
             with suppress(Exception):  # whatever the library raises
-                answered += "Supervised learning" in await ask()
+                answer = await ask()  # apart: `+=` would read the count before it waits
+                answered += "Supervised learning" in answer
 
     await asyncio.gather(*(work() for _ in range(at_a_time)))
     return count - answered
