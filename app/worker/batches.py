@@ -114,9 +114,7 @@ class BatchKeeper:
             return None if self._alone else IDLE_S
         await self._pay_given_up()
         again_s = IDLE_S
-        for _ in range(
-            GROUPS
-        ):  # what is to be sent waits behind one group, not behind all that is due
+        for _ in range(GROUPS):  # what is to be sent waits behind one group, not behind all
             more = await self._look_after_due()
             again_s = await self._send()
             if not more:
