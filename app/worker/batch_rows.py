@@ -12,8 +12,6 @@ from app.llm.batching import items
 from app.llm.pricing import PriceBook
 from app.store.port import Row, Tx
 
-LONGEST_US = 3_600 * US_PER_S
-"""Nobody puts a batch off for longer."""
 SCAN_LIMIT = 10_000
 """Waiting items looked at together, at most."""
 
@@ -133,12 +131,15 @@ def tell_made(tx: Tx, batch_id: str, after: int, limit: int) -> int:
     return len(part)
 
 
-def take_due(tx: Tx, limit: int, due_in_us: int) -> list[Batch]:
-    """Batches that are due; for so long nobody else looks after them."""
+def take_due(tx: Tx, limit: int, due_in_us: int, longest_us: int) -> list[Batch]:
+    """Batches that are due; for `due_in_us` nobody else looks after them.
+
+    One that is due in more than `longest_us` was put off by a clock that has been set back since: it is due.
+    """
     rows = tx.all(
         "take_due_batches",
         now_us=tx.now_us,
-        latest_us=tx.now_us + LONGEST_US,
+        latest_us=tx.now_us + longest_us,
         due_at_us=tx.now_us + due_in_us,
         limit=limit,
     )
@@ -160,13 +161,13 @@ def any_outstanding(tx: Tx) -> bool:
     return tx.one("any_batch_item") is not None or tx.one("any_batch") is not None
 
 
-def any_due(tx: Tx) -> bool:
-    """Whether there is a batch to look after now."""
+def any_due(tx: Tx, longest_us: int) -> bool:
+    """Whether there is a batch to look after now: as `take_due` sees it."""
     row = tx.one("next_due_batch")
     if row is None or row["due_at_us"] is None:
         return False
     first_us, latest_us = int(row["due_at_us"]), int(row["latest_us"])
-    return first_us <= tx.now_us or latest_us > tx.now_us + LONGEST_US
+    return first_us <= tx.now_us or latest_us > tx.now_us + longest_us
 
 
 def put_off(tx: Tx, batch_id: str, due_in_us: int) -> None:

@@ -69,6 +69,8 @@ class BatchKeeper:
         self._prices = prices
         self._clock = clock
         self._limits = limits
+        self._longest_us = int(max(SEND_LEASE_S, LOOK_LEASE_S, limits.poll_s) * US_PER_S)
+        """Nobody puts a batch off for longer; another process that polls more seldom is no harm: this one looks, too."""
         self._alone = alone
         """Nobody else writes questions down: without any there is nothing to look for."""
         self._outstanding = True
@@ -208,10 +210,12 @@ class BatchKeeper:
 
     async def _look_after_due(self) -> bool:
         """Look after one group of them; returns whether others may be due."""
-        lease_us = int(LOOK_LEASE_S * US_PER_S)
-        if self._stopping or not await self._store.read(rows.any_due):
+        lease_us, longest_us = int(LOOK_LEASE_S * US_PER_S), self._longest_us
+        if self._stopping or not await self._store.read(lambda tx: rows.any_due(tx, longest_us)):
             return False
-        taken = await self._store.write(lambda tx: rows.take_due(tx, DUE_LIMIT, lease_us))
+        taken = await self._store.write(
+            lambda tx: rows.take_due(tx, DUE_LIMIT, lease_us, longest_us)
+        )
         for batch in taken:
             await self._look_after(batch)
         return bool(taken)
