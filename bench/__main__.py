@@ -51,7 +51,8 @@ async def _measure(*, quick: bool) -> Results:
             _say("start-up")
             started = await start.startups(url, 1 if quick else 3, 2 if quick else 5)
             _say("memory")
-            footprint = await start.footprint(url, 300 if quick else 1_000, 2 if quick else 10)
+            crowds = (300,) if quick else (1_000, 10_000)
+            footprint = await start.footprint(url, crowds, 2 if quick else 10)
     took_s = time.monotonic() - began_s
     return Results(samples, crowded, posted, booked, started, footprint, fsync_ms(), took_s)
 

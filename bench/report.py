@@ -10,7 +10,7 @@ from bench.cpu import Samples
 from bench.crowd import Crowd
 from bench.noise import Spread, ratios
 from bench.posts import Posts
-from bench.start import Footprint, Startups
+from bench.start import FIRST, Footprint, Startups
 from bench.workload import CONCURRENCY, CROWD, WORKLOADS
 
 TARGETS = {"w1": 1.0, "w2": 0.75}
@@ -19,6 +19,8 @@ CROWD_WALL_TARGET = 0.3
 """W3's wall time, by that of the bare loop on its default transport, at most."""
 CROWD_PEAK_TARGET_MB = 160.0
 READY_TARGET_S = 3.0
+IN_FLIGHT_TARGET_KB = 60.0
+"""One more task in flight, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Results:
                 "ready_s": READY_TARGET_S,
                 "crowd_wall_ratio": CROWD_WALL_TARGET,
                 "crowd_peak_mb": CROWD_PEAK_TARGET_MB,
+                "in_flight_kb": IN_FLIGHT_TARGET_KB,
             },
             "post_tasks": asdict(self.posts),
             "ledger_us_per_pair": {name: asdict(spread) for name, spread in self.ledger.items()},
@@ -161,9 +164,12 @@ def _parts(results: Results) -> list[str]:
         f"  target: <= {READY_TARGET_S:g} s": ready.strip(),
         "Idle, MB resident": f"{footprint.idle_rss_mb:.0f}",
         "Idle, CPU ms per second": f"{footprint.idle_cpu_ms_per_s:.2f}",
-        f"{footprint.in_flight + 100} tasks in flight, MB": f"{footprint.in_flight_rss_mb:.0f}",
-        "One more task in flight, KB": f"{footprint.kb_per_task:.0f}",
     }
+    for one in footprint.in_flight:
+        reached = _verdict(one.kb_per_task <= IN_FLIGHT_TARGET_KB)
+        each = f"each beyond {FIRST}: {one.kb_per_task:.0f} KB"
+        target = f"target: <= {IN_FLIGHT_TARGET_KB:.0f} KB{reached}"
+        rows[f"{one.tasks:,} tasks in flight, MB"] = f"{one.rss_mb:.0f}  {each}, {target}"
     return ["", *(f"{name:44}{value}" for name, value in rows.items())]
 
 

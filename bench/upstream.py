@@ -4,7 +4,8 @@
 
 Without tools in the request it answers (W1). With tools it asks for the calculator until the request holds
 `ROUNDS` results, then answers (W2). Under /hang it never answers; GET /pending tells how many wait there. Under /slow
-it answers after `SLOW_S`. GET /counts tells how many calls it answered, and how many hang.
+it answers after `SLOW_S`. GET /counts tells how many calls it answered, and how many hang. The limits that it announces
+are far beyond what is measured: nobody is held up by them.
 """
 
 import asyncio
@@ -59,10 +60,10 @@ def _response(body: bytes, kind: str = "application/json") -> bytes:
         f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: keep-alive\r\n"
     )
     for meter, limit in (
-        ("requests", 4_000),
-        ("tokens", 5_000_000),
-        ("input-tokens", 4_000_000),
-        ("output-tokens", 1_000_000),
+        ("requests", 1_000_000),
+        ("tokens", 1_250_000_000),
+        ("input-tokens", 1_000_000_000),
+        ("output-tokens", 250_000_000),
     ):
         head += (
             f"anthropic-ratelimit-{meter}-limit: {limit}\r\n"

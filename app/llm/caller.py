@@ -23,6 +23,7 @@ from app.llm.booking import Late, book_answer, book_failure, book_unsent
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
 from app.llm.costs import answer_cost
 from app.llm.governor.governor import Governor
+from app.llm.governor.passage import Passage
 from app.llm.live import Live, Voice
 from app.llm.pricing import Cost, PriceBook, UnknownModel
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
@@ -162,19 +163,18 @@ class Caller:
         backoff.runtime, _TryAgainError, value=lambda e: e.wait_s, jitter=None, logger=None
     )
     async def _attempt(self, call: Call, then: Decide[M]) -> Asked[M]:
-        permit = self._governor.enter(call) or await self._governor.wait(call)
+        passage = Passage(self._governor, call)
+        await passage.enter()
         try:
-            if not permit.probe:
+            if not passage.is_probe:
                 self._pay_for_retry(call)
-            held = await self._reserver.reserve(
-                call, call.tries.made + 1, may_wait=not permit.probe
-            )
+            held = await self._reserver.reserve(call, call.tries.made + 1, passage)
             call.tries.made += 1
             started_s = self._clock.monotonic_s()
             if not self._lease.is_sure(started_s):
                 await self._ask_the_store(held)
         except BaseException:
-            permit.unused()
+            passage.step_aside()
             raise
         left_s = call.deadline_s - started_s
         progress = Progress(on_text=self._voice(call, held.attempt))
@@ -191,7 +191,7 @@ class Caller:
             progress=progress,
         )
         try:
-            answer = await permit.ask(self._provider, request)
+            answer = await passage.leave().ask(self._provider, request)
             move = then(answer, held.max_tokens)
         except ModelFailure as failure:
             await self._fail(call, held, failure, started_s)

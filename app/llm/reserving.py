@@ -26,6 +26,7 @@ from app.llm.bound import (
 )
 from app.llm.cache_plan import tail_of
 from app.llm.call import Call, CallFailed, Drain, Parked
+from app.llm.governor.passage import Passage
 from app.llm.models import facts_of
 from app.llm.pricing import BATCH_DIVISOR, PriceBook, PriceRow, UnknownModel
 from app.llm.provider import CacheMarks, ModelFailure, Phase
@@ -114,10 +115,11 @@ class Reserver:
         self._service = service
         self._also = also
 
-    async def reserve(self, call: Call, number: int, *, may_wait: bool = True) -> Held:
+    async def reserve(self, call: Call, number: int, passage: Passage | None = None) -> Held:
         """Hold the worst case of attempt `number` on every scope of the call.
 
-        Unless it `may_wait`, it parks where others would have to be waited for; it keeps its place in their line.
+        While it waits for others' money it steps aside in its `passage`; a probe does not wait, it parks. Either way
+        it keeps its place in their line.
 
         Raises:
             BudgetExhausted: spent money leaves less than a minimal call.
@@ -137,7 +139,7 @@ class Reserver:
             call.agent or "",
             call.bound,
         )
-        give_up_s = self._clock.monotonic_s() + (self._wait_s if may_wait else 0)
+        give_up_s = self._clock.monotonic_s() + self._wait_s
         ticket: asyncio.Event | None = None
         announced = False
         while True:
@@ -150,7 +152,7 @@ class Reserver:
             if isinstance(result, _Contended):
                 announced = announced or not result.behind
                 ticket = self._turns.join(call.subject.task_id, result.scope)
-                await self._wait(ticket, give_up_s, behind=result.behind)
+                await self._wait(ticket, give_up_s, passage, behind=result.behind)
                 continue
             self._turns.leave(call.subject.task_id)
             taken = result.max_tokens, result.amount_nano, day, result.scopes, result.tight
@@ -187,15 +189,24 @@ class Reserver:
     def _today(self) -> date:
         return datetime.fromtimestamp(self._clock.now_us() // US_PER_S, UTC).date()
 
-    async def _wait(self, ticket: asyncio.Event, give_up_s: float, *, behind: bool) -> None:
+    async def _wait(
+        self, ticket: asyncio.Event, give_up_s: float, passage: Passage | None, *, behind: bool
+    ) -> None:
         left_s = give_up_s - self._clock.monotonic_s()
+        if behind:
+            left_s = min(left_s, BEHIND_S)
+        if passage is not None:
+            left_s = 0.0 if passage.is_probe else left_s
+            passage.step_aside()
         try:
-            async with asyncio.timeout(max(min(left_s, BEHIND_S) if behind else left_s, 0)):
+            async with asyncio.timeout(max(left_s, 0.0)):
                 await ticket.wait()
         except TimeoutError:
             park_s = PARK_BEHIND_S if behind else PARK_S
             at_us = self._clock.now_us() + int(park_s * US_PER_S)
             raise Parked("budget_contention", at_us) from None
+        if passage is not None:
+            await passage.enter()
 
     async def _try(
         self,

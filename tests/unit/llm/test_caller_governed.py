@@ -118,3 +118,49 @@ async def test_a_probe_does_not_wait_for_money(tmp_path: Path) -> None:
         assert road.lane.breaker.wait_s(desk.governor.now_s()) == 0
         hang.release()
         await one
+
+
+async def test_who_waits_for_money_is_in_nobodys_way(tmp_path: Path) -> None:
+    """It gives its permit back: a call of another session leaves meanwhile, and it leaves when there is money again."""
+    hang, two_at_a_time = Hang(), GovernorLimits(start=2, most=2)
+    lines = {"session_nano": 2_000_000}  # pays for one call at a time
+    script = (hang, answer(text("another session's")), answer(text("second")))
+    async with open_desk(tmp_path, *script, park_after_s=1_000.0, lets=two_at_a_time) as desk:
+        first = await claimed(desk.store, "a", **lines)
+        second = await claimed(desk.store, "b", **lines)
+        other = await claimed(desk.store, "c", session_id="other")
+        one = asyncio.create_task(desk.ask(call_of(first)))
+        await hang.entered.wait()
+        two = asyncio.create_task(desk.ask(call_of(second)))
+        while in_flight(desk) != 1 or "b" not in desk.turns.standing():
+            await yielded()
+        async with asyncio.timeout(10):
+            found, _, _ = await desk.ask(call_of(other))
+            assert found.content == [text("another session's")]
+            hang.release()
+            await one
+            found, _, _ = await two
+        assert found.content == [text("second")]
+        assert in_flight(desk) == 0
+        assert await drift(desk.store) == []
+
+
+async def test_who_was_called_to_the_money_waits_for_its_permit(tmp_path: Path) -> None:
+    """A rate limit shut the model's way meanwhile: it goes back to the queue with nothing reserved, and keeps its place in the line."""
+    hang = Hang()
+    lines = {"session_nano": 2_000_000}
+    async with open_desk(tmp_path, hang) as desk:
+        first = await claimed(desk.store, "a", **lines)
+        second = await claimed(desk.store, "b", **lines)
+        one = asyncio.create_task(desk.ask(call_of(first)))
+        await hang.entered.wait()
+        two = asyncio.create_task(desk.ask(call_of(second)))
+        while in_flight(desk) != 1 or "b" not in desk.turns.standing():
+            await yielded()
+        desk.governor.hear(pool_of(HAIKU), Told(Reason.RATE_LIMITED, 60.0))
+        hang.release()
+        await one
+        with pytest.raises(Parked, match="rate_limited"):
+            await two
+        assert (await row_of(desk.store, "b"))["reserved_nano"] == 0
+        assert "b" in desk.turns.standing()
