@@ -16,7 +16,7 @@ from app.api.services import Services
 from app.api.upstream import UpstreamCollector
 from app.budget.accounts import set_service_limits
 from app.budget.turns import Turns
-from app.domain.clock import Clock, SystemClock
+from app.domain.clock import Clock
 from app.domain.ids import new_id
 from app.domain.lease import Lease
 from app.journal.feed import Feed
@@ -32,6 +32,7 @@ from app.opening import (
     load_prices,
     load_tools,
     make_batch_keeper,
+    make_clock,
     make_provider,
     make_store,
     today,
@@ -135,11 +136,11 @@ async def running(
         SettingsError: prices, routes or tools that cannot work.
         StoreError: the data directory or its database cannot be used.
     """
-    given, clock = clock, clock or SystemClock()
+    clock = clock or make_clock(settings)
     prices = load_prices(settings, clock)
     tools = load_tools(clock)
     if open_store is None:
-        store = make_store(settings, given)
+        store = make_store(settings, clock)
     else:
         store = open_store(settings.data_dir, clock)
     simulator = await start(Simulator(clock)) if settings.simulated else None

@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime
 
 from app.budget.accounts import ServiceLimits
 from app.budget.turns import Turns
-from app.domain.clock import US_PER_S, Clock, SystemClock
+from app.domain.clock import US_PER_S, Clock, DatabaseClock, SystemClock
 from app.domain.errors import StoreUnavailable
 from app.llm.anthropic import AnthropicProvider
 from app.llm.batching.economy import Economy
@@ -27,8 +27,13 @@ from app.worker.batch_rows import BatchLimits
 from app.worker.batches import BatchKeeper
 
 
+def make_clock(settings: Settings) -> Clock:
+    """Whose instants count: the machine's, or the database's where several machines share one."""
+    return SystemClock() if settings.database_url is None else DatabaseClock()
+
+
 def make_store(settings: Settings, clock: Clock | None = None) -> ListenedStore:
-    """The store that the settings name. PostgreSQL has its own clock, unless one is given.
+    """The store that the settings name. PostgreSQL has its own clock, which a `DatabaseClock` follows.
 
     Raises:
         StoreError: the data directory or the database cannot be used.

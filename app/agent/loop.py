@@ -10,12 +10,13 @@ from app.agent.escalation import NO_LADDER, Ladder, given_up
 from app.agent.job import OVERCHARGED_END, HistoryLimits, Job, with_partial
 from app.agent.rest import kept, read_rest, with_hint
 from app.agent.spent import Cheaper, Fits, SpentBudget, no_cheaper
+from app.agent.tool_events import failed, finished, started
 from app.agent.transcript import INTERRUPTED, TOOL_CALLS_LIMIT, Transcript
 from app.agent.verdict import AskAgain, Finish, RunTools, Verdict, judge
 from app.agent.window import can_fit, outgrown, refused_as_too_long
 from app.budget.ledger import Settled
 from app.domain.clock import Clock
-from app.domain.errors import BudgetExhausted
+from app.domain.errors import BudgetExhausted, StaleLease
 from app.domain.lease import Lease
 from app.domain.task import (
     Bound,
@@ -26,9 +27,9 @@ from app.domain.task import (
     TaskError,
     Urgency,
 )
-from app.journal.events import ModelEscalated, ToolFinished, ToolStarted
+from app.journal.events import ModelEscalated
 from app.journal.journal import append, fence, may_start
-from app.llm.answers import ToolUse, to_json
+from app.llm.answers import ToolUse
 from app.llm.batching.economy import Economy
 from app.llm.call import Call, CallFailed, Drain, Parked
 from app.llm.caller import Caller
@@ -37,14 +38,14 @@ from app.llm.provider import CacheMarks, ModelAnswer, ModelRequest
 from app.observe.logs import Redactor
 from app.store.persist import persist
 from app.store.port import Store, Tx
-from app.tools.port import ToolOutcome, ToolResult
+from app.tools.port import ToolResult
 from app.tools.registry import ToolRegistry
 from app.tools.rest import HINT_BYTES, READ_RESULT
 from app.tools.run import ToolLimits, run_tool
 from app.tools.text import RESULT_LIMIT_MIN_BYTES
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Recorded:
     """The verdict as the move that the caller writes together with the answer."""
 
@@ -53,6 +54,8 @@ class _Recorded:
     step: int
     escalated: ModelEscalated | None = None
     """The step up that follows instead."""
+    called_off: bool = False
+    """Once written: somebody had asked to cancel the task, and nothing follows."""
 
     @property
     def name(self) -> str:
@@ -64,10 +67,12 @@ class _Recorded:
                 self.job.conclude(tx, conclusion)
             case _ if settled.surplus_nano:
                 self.job.conclude(tx, OVERCHARGED_END)
-            case RunTools(uses=uses) if may_start(tx, self.job.claim.subject):
+            case _ if not may_start(tx, self.job.claim.subject):
+                self.called_off = True
+            case RunTools(uses=uses):
                 for use in uses:
-                    append(tx, self.job.claim.subject, _started(use, self.step))
-            case _ if self.escalated is not None and may_start(tx, self.job.claim.subject):
+                    append(tx, self.job.claim.subject, started(use, self.step))
+            case _ if self.escalated is not None:
                 append(tx, self.job.claim.subject, self.escalated)
             case _:
                 pass
@@ -130,6 +135,8 @@ class AgentLoop:
             StoreError: nothing can be written; the task must be given back.
         """
         definitions = self._tools.definitions(job.claim.spec.tools)
+        if job.transcript.pending:  # of an earlier run
+            await self._may_go_on(job)
         while True:
             await self._answer_tools(job)
             if self._drain.begun:
@@ -177,6 +184,11 @@ class AgentLoop:
             asker = self._economy if call.economy and self._economy is not None else self._caller
             answer, move, settled = await asker.ask(call, decide)
             asking.answered(answer.usage, onward=not isinstance(move.verdict, Finish))
+        if move.called_off:
+            message = (
+                f"Task {job.claim.subject.task_id} is to be cancelled: nothing follows its answer."
+            )
+            raise StaleLease(message)
         transcript.answered(answer, move.name)
         if move.escalated is not None:
             transcript.escalate(move.escalated)
@@ -266,13 +278,21 @@ class AgentLoop:
             return proved, Bound.PROVED
         return estimate, Bound.ESTIMATE
 
+    async def _may_go_on(self, job: Job) -> None:
+        """Ask the store.
+
+        Raises:
+            StaleLease: others have taken over, or somebody asked to cancel the task.
+        """
+        await self._store.read(lambda tx: fence(tx, job.claim.subject, starting=True))
+
     async def _answer_tools(self, job: Job) -> None:
         """Run the pending tool calls side by side; all of them are answered in one message."""
         pending = job.transcript.pending
         if not pending:
             return
         if not self._lease.is_sure(self._clock.monotonic_s()):  # the process was stopped, say
-            await self._store.read(lambda tx: fence(tx, job.claim.subject))
+            await self._may_go_on(job)
         resumed = job.transcript.started
         results = await asyncio.gather(
             *(self._answer_tool(job, use, known=use.id in resumed) for use in pending)
@@ -286,7 +306,7 @@ class AgentLoop:
         rest = kept(result, use, step) if self._reads_on(job) else None
         if rest is not None:
             result = with_hint(result, use)
-        event = _finished(use, step, result)
+        event = finished(use, step, result)
 
         def op(tx: Tx) -> None:
             fence(tx, subject)
@@ -316,12 +336,12 @@ class AgentLoop:
     async def _run_tool(self, job: Job, use: ToolUse, *, known: bool) -> ToolResult:
         tool = self._tools.find(use.name)
         if known and not (tool is not None and tool.idempotent):
-            return _failed("interrupted", INTERRUPTED)
+            return failed("interrupted", INTERRUPTED)
         if use.malformed:
-            return _failed("invalid_arguments", "The call could not be read; it did not run.")
+            return failed("invalid_arguments", "The call could not be read; it did not run.")
         if job.transcript.position_of(use.id) >= TOOL_CALLS_LIMIT:
             text = f"Not run: at most {TOOL_CALLS_LIMIT} tool calls in one turn."
-            return _failed("too_many_calls", text)
+            return failed("too_many_calls", text)
         reads_on, limit_bytes = self._reads_on(job), self._tool_limits.result_limit_bytes
         if tool is not None and tool.name == READ_RESULT and reads_on:
             return await read_rest(self._store, job.claim.subject, tool, use)
@@ -340,36 +360,6 @@ class AgentLoop:
             ),
             clock=self._clock,
         )
-
-
-def _started(use: ToolUse, step: int) -> ToolStarted:
-    return ToolStarted(
-        step=step,
-        call_id=use.id,
-        tool=use.name,
-        input_keys=tuple(sorted(use.input)),
-        input_bytes=len(to_json(use.input)),
-    )
-
-
-def _finished(use: ToolUse, step: int, result: ToolResult) -> ToolFinished:
-    return ToolFinished(
-        step=step,
-        call_id=use.id,
-        tool=use.name,
-        outcome=result.outcome,
-        is_error=result.is_error,
-        result_bytes=result.original_bytes,
-        duration_s=result.duration_s,
-        error_type=result.error_type,
-        error_message=result.error_message,
-    )
-
-
-def _failed(error_type: str, text: str) -> ToolResult:
-    return ToolResult(
-        outcome=ToolOutcome.ERROR, content=text, error_type=error_type, error_message=text
-    )
 
 
 def _out_of_steps(job: Job) -> Conclusion:

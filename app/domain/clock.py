@@ -38,6 +38,33 @@ class SystemClock:
         await asyncio.sleep(duration_s)
 
 
+class DatabaseClock(SystemClock):
+    """The clock of a database that others share, as this process knows it: each transaction says what time it is there.
+
+    Durations are the machine's; so is the instant as long as the two are next to the same.
+    """
+
+    _APART_US = 100_000
+    """Less than this is the way there and back."""
+    _PROMPT_S = 0.1
+    """What took longer says little of the present, but more than nothing at first."""
+
+    def __init__(self) -> None:
+        self._ahead_us: int | None = None
+
+    def now_us(self) -> int:
+        return super().now_us() + (self._ahead_us or 0)
+
+    def told(self, instant_us: int, asked_s: float) -> int:
+        """The database's answer to a question of `asked_s`, by the monotonic clock; returns it. From any thread."""
+        if self._ahead_us is None or self.monotonic_s() - asked_s < self._PROMPT_S:
+            ahead_us = instant_us - super().now_us()
+            if abs(ahead_us - (self._ahead_us or 0)) > self._APART_US:
+                self._ahead_us = ahead_us
+            self._ahead_us = self._ahead_us or 0
+        return instant_us
+
+
 class Wall:
     """Notices when the wall clock is set back, by comparing it with the monotonic one."""
 

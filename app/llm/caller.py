@@ -363,7 +363,10 @@ class Caller:
 
 
 def _tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:
-    """The journal of a task that others have taken over, or that has ended, is not ours to write in."""
+    """The journal of a task that others have taken over, or that has ended, is not ours to write in.
+
+    More than was reserved is an alarm here, too.
+    """
     if confirmed is None:
         return
     amounts = {
@@ -372,4 +375,5 @@ def _tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:
         "surplus_usd": usd_from_nano(confirmed.surplus_nano),
     }
     named = {"task_id": attempt.subject.task_id, "attempt_id": attempt.id}
-    _log.warning("late_answer", extra={**named, **amounts})
+    level = logging.ERROR if confirmed.surplus_nano else logging.WARNING
+    _log.log(level, "late_answer", extra={**named, **amounts})

@@ -35,6 +35,8 @@ from app.store.port import Store
 _log = logging.getLogger(__name__)
 RETRY_S = 1.0
 SWEEP_INTERVAL_S = 1.0
+STOP_S = 5.0
+"""How long claims that are on their way, and the caretaker's look, may take to end: what they leave others take over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class DistributedQueue:
     async def stop(self) -> None:
         self._stopping = True
         if self._claiming:
-            await asyncio.wait(self._claiming)
+            await asyncio.wait(self._claiming, timeout=STOP_S)
         # Waited for in `close`: with the database away it takes long, and nothing is claimed any more.
         self._deafening = asyncio.create_task(self._dispatch.deafen(), name="queue-deafen")
         while not self._buffer.empty():  # claimed, not yet in a worker's hand: give it back
@@ -183,7 +185,9 @@ class DistributedQueue:
         if self._deafening is not None:
             await self._deafening
         if self._caretaker is not None:
-            await self._caretaker
+            await asyncio.wait({self._caretaker}, timeout=STOP_S)
+            self._caretaker.cancel()
+            await asyncio.wait({self._caretaker})
         try:
             await self._hand_in()
             held = await self._dispatch.held(mine=True)

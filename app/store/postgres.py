@@ -9,7 +9,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from app.domain.clock import Clock, SystemClock
+from app.domain.clock import Clock, DatabaseClock, SystemClock
 from app.domain.errors import StoreClosed, StoreError, StoreUnavailable
 from app.domain.ids import new_id
 from app.store.port import CommitListener, Operation, T, place_for
@@ -17,7 +17,7 @@ from app.store.postgres_link import Door, Limits
 from app.store.postgres_reader import Readers
 from app.store.postgres_schema import prepare
 from app.store.postgres_tx import load_statements
-from app.store.postgres_writer import Announcement, Batch, Undecided, Writer
+from app.store.postgres_writer import Announcement, Batch, Told, Undecided, Writer
 
 BATCH_LIMIT = 128
 """Operations in one commit, at most: while one replica commits, the others wait, and with them their heartbeats."""
@@ -33,7 +33,7 @@ _Pending = tuple[Operation[Any], asyncio.Future[Any]]
 class PostgresStore:
     """Opens the database at `url`, with its schema made or migrated; its `listener` hears of each commit's facts.
 
-    Instants are the database's own; a `clock` takes their place in tests. Without `make` the schema must be there
+    Instants are the database's own, and a `DatabaseClock` follows them; any other takes their place in tests. Without `make` the schema must be there
     already, and be this version's. `announce` says what other replicas hear of a commit, which is this `name`'s.
 
     Raises:
@@ -56,13 +56,13 @@ class PostgresStore:
         self._waiting = SystemClock()
         self._limits = limits
         self._door = Door(url, limits)
-        statements, clock_us = load_statements(), clock.now_us if clock else None
+        statements, told = load_statements(), _told_by(clock or DatabaseClock())
         prepare(url, make=make)
         self.name = new_id("writer", self._waiting.now_us())
-        self._writer = Writer(self._door, self.name, statements, clock_us, announce)
+        self._writer = Writer(self._door, self.name, statements, told, announce)
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._reading = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
-        self._readers = Readers(self._door, statements, clock_us)
+        self._readers = Readers(self._door, statements, told)
         self._pending: list[_Pending] = []
         self._undecided: tuple[list[_Pending], Undecided] | None = None
         self._flusher: asyncio.Task[None] | None = None
@@ -149,6 +149,12 @@ class PostgresStore:
                 future.set_result(value)
             else:
                 future.set_exception(error)
+
+
+def _told_by(clock: Clock) -> Told:
+    if isinstance(clock, DatabaseClock):
+        return clock.told
+    return lambda _instant_us, _asked_s: clock.now_us()
 
 
 def _refused(batch: list[_Pending], error: StoreError) -> Batch:

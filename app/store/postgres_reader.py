@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from time import monotonic
 
 import psycopg
 
@@ -38,11 +39,14 @@ class Readers:
     """The connections of the threads that read, each opened when its thread has something to read."""
 
     def __init__(
-        self, door: Door, statements: Mapping[str, Statement], clock_us: Callable[[], int] | None
+        self,
+        door: Door,
+        statements: Mapping[str, Statement],
+        told: Callable[[int, float], int],
     ) -> None:
         self._door = door
         self._statements = statements
-        self._clock_us = clock_us
+        self._told = told
         self._local = threading.local()
         self._links: set[Link] = set()
 
@@ -75,6 +79,7 @@ class Readers:
         fresh = link is None
         if link is None:
             link = self._open()
+        asked_s = monotonic()
         try:
             found = link.simple(_BEGIN)
         except psycopg.Error:
@@ -83,8 +88,7 @@ class Readers:
                 raise
             link = self._open()  # it was lost while nobody used it
             found = link.simple(_BEGIN)
-        now_us = int(found.get_value(0, 0) or 0)
-        return link, self._clock_us() if self._clock_us else now_us
+        return link, self._told(int(found.get_value(0, 0) or 0), asked_s)
 
     def _end(self, link: Link) -> None:
         with suppress(psycopg.Error):  # what was read is right, whatever happens now

@@ -6,6 +6,7 @@ nothing comes between what it reads and what it writes, as in the embedded store
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -30,7 +31,8 @@ Result = tuple[Any, BaseException | None]
 Batch = tuple[list[Result], list[object]]
 """A result for each operation, and what is to be told once it is durable."""
 
-
+Told = Callable[[int, float], int]
+"""What instant it is, by the database's answer to a question of then (monotonic seconds): its own, but for tests."""
 Announcement = Callable[[str, list[Any]], str]
 """What the other replicas are told with a commit: by whom it is, and of these facts. On the writer's thread."""
 
@@ -53,13 +55,13 @@ class Writer:
         door: Door,
         name: str,
         statements: Mapping[str, Statement],
-        clock_us: Callable[[], int] | None,
+        told: Told,
         announce: Announcement | None = None,
     ) -> None:
         self._door = door
         self._name = name
         self._statements = statements
-        self._clock_us = clock_us
+        self._told = told
         self._announce = announce
         self._number = 0
         self._link: Link | None = None
@@ -124,7 +126,7 @@ class Writer:
 
     def _begin(self) -> tuple[Link, int]:
         """Take the lock; the instant is read after it, so that instants follow the order of commits."""
-        begin = _BEGIN.format(writer=self._name, batch=self._number)
+        begin, asked_s = _BEGIN.format(writer=self._name, batch=self._number), monotonic()
         fresh = self._link is None
         link = self._connected()
         try:
@@ -135,8 +137,7 @@ class Writer:
             self.close()  # it was lost while nobody used it: nothing was begun on it
             link = self._connected()
             found = link.simple(begin)
-        now_us = int(found.get_value(0, 0) or 0)
-        return link, self._clock_us() if self._clock_us else now_us
+        return link, self._told(int(found.get_value(0, 0) or 0), asked_s)
 
     def _run_alone(self, link: Link, op: Operation[Any], now_us: int) -> Batch:
         tx = PostgresTx(link, self._statements, now_us)

@@ -5,15 +5,18 @@ seconds this looks at everything that concerns it anyway.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from app.budget.turns import Turns
 from app.domain.clock import Clock
+from app.domain.errors import StoreError
 from app.journal.feed import Feed
 from app.journal.hints import ANYTHING, Hint, UpstreamHint, parse_hint
 
+_log = logging.getLogger(__name__)
 PACE_S = 0.05
 """Hints that come closer together than this are attended to together."""
 
@@ -22,7 +25,11 @@ class Runs(Protocol):
     """What runs in this process."""
 
     async def hear(self, hint: Hint) -> None:
-        """Look whether somebody else wants something of it."""
+        """Look whether somebody else wants something of it.
+
+        Raises:
+            StoreError: it could not be looked at.
+        """
         ...
 
 
@@ -48,6 +55,7 @@ class Hearing:
         self._clock = clock
         self._poll_s = poll_s
         self._hint = Hint(frozenset())
+        self._all_at_s = clock.monotonic_s() + poll_s
         self._woken = asyncio.Event()
         self._attending: asyncio.Task[None] | None = None
 
@@ -83,10 +91,18 @@ class Hearing:
         while True:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._poll_s)
-            if not self._woken.is_set():
+            if self._clock.monotonic_s() >= self._all_at_s:
                 self._note(ANYTHING)
             self._woken.clear()
             hint, self._hint = self._hint, Hint(frozenset())
-            self._turns.look_again()
-            await self._pool.hear(hint)
+            if hint.task_ids is None:
+                self._all_at_s = self._clock.monotonic_s() + self._poll_s
+            try:
+                self._turns.look_again()
+                await self._pool.hear(hint)
+            except StoreError as error:
+                _log.warning("hints_postponed", extra={"error_message": str(error)})
+                self._all_at_s = 0.0  # what was hinted at is among everything
+            except Exception:  # noqa: BLE001  (a bug must not end it in silence)
+                _log.exception("hints_failed")
             await self._clock.sleep(PACE_S)

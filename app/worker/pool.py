@@ -15,9 +15,9 @@ from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted, StaleLease, StoreError
 from app.domain.lease import Lease
 from app.domain.task import Claim, Conclusion, Outcome, TaskError, TaskStatus
-from app.journal.events import CancelRequested, TaskFinished
+from app.journal.events import CancelRequested, TaskFinished, TaskRetried
 from app.journal.hints import Hint
-from app.journal.journal import Recorded, fence, read_all
+from app.journal.journal import Recorded, fence, is_called_off, read_all
 from app.llm.batching.economy import PARKED
 from app.llm.call import Parked, Paused
 from app.llm.governor.governor import Governor
@@ -114,27 +114,33 @@ class WorkerPool:
         match entry.event:
             case CancelRequested():
                 self._interrupt(task_id)
+            case TaskRetried():
+                self._cancelled.discard(task_id)  # it was another run's
             case TaskFinished():
                 self._ended(task_id)
             case _:
                 pass
 
     async def hear(self, hint: Hint) -> None:
-        """Another process may have asked to cancel what runs here, or have gone on with what waits here: ask the rows."""
+        """Another process may have asked to cancel what runs here, or have gone on with what waits here: ask the rows.
+
+        Raises:
+            StoreError: they could not be asked.
+        """
         wanted = hint.task_ids
         mine = [t for t in self._running if wanted is None or t in wanted]
         away = self._away(wanted)
         if not mine and not away:
             return
-        try:
-            asked, places = await self._store.read(
-                lambda tx: (
-                    [t for t in mine if _is_cancelling(tx, t)],
-                    {t: tx.one("task_place", id=t) for t in away},
-                )
+        me, all_of_them = self._lease.worker, wanted is None
+        asked, places = await self._store.read(
+            lambda tx: (
+                [row["id"] for row in tx.all("cancelling_tasks", worker=me)]
+                if all_of_them
+                else [t for t in mine if _is_cancelling(tx, t)],
+                {t: tx.one("task_place", id=t) for t in away},
             )
-        except StoreError:
-            return  # it is asked again before long
+        )
         for task_id in asked:
             self._interrupt(task_id)
         for task_id, place in places.items():
@@ -153,7 +159,10 @@ class WorkerPool:
         """A task that goes on elsewhere stands in nobody's way here; of one that has ended nothing is kept."""
         if place is None or TaskStatus(place["status"]).terminal:
             self._ended(task_id)
-        elif place["status"] != TaskStatus.QUEUED and place["lease_owner"] != self._lease.worker:
+            return
+        if place["status"] != TaskStatus.CANCELLING:
+            self._cancelled.discard(task_id)  # it was another run's
+        if place["status"] != TaskStatus.QUEUED and place["lease_owner"] != self._lease.worker:
             self._turns.leave(task_id)
 
     def _ended(self, task_id: str) -> None:
@@ -203,7 +212,7 @@ class WorkerPool:
         assert this is not None  # noqa: S101
         self._running[task_id] = this  # from here on a cancel can be answered
         try:
-            if task_id in self._cancelled:
+            if task_id in self._cancelled and await self._is_called_off(claim):
                 await self._finish(claim, Conclusion(Outcome.CANCELLED))
                 return False
             return await self._worked(claim)
@@ -223,7 +232,9 @@ class WorkerPool:
         except asyncio.CancelledError:
             await self._interrupted(claim)
         except StaleLease:
-            raise
+            if not await self._is_called_off(claim):
+                raise
+            await self._finish(claim, Conclusion(Outcome.CANCELLED))
         except Exception:  # noqa: BLE001  (a bug of ours must not leave a task without an end)
             _log.exception("internal_error", extra={"task_id": claim.subject.task_id})
             await self._finish(claim, _BUG)
@@ -231,6 +242,15 @@ class WorkerPool:
             if conclusion is not None:
                 await self._finish(claim, conclusion)
         return False
+
+    async def _is_called_off(self, claim: Claim) -> bool:
+        """The run was refused its next step because another process wrote down a cancel: its hint is still on its way.
+
+        Raises:
+            StaleLease: the lease is lost.
+        """
+        self._check(claim)
+        return await persist(self._store, self._clock, lambda tx: is_called_off(tx, claim.subject))
 
     async def _set_aside(self, claim: Claim, why: Parked | Paused | StoreError) -> bool:
         """The task goes on later, from its last finished step; returns whether it keeps its turn."""

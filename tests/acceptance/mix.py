@@ -99,10 +99,22 @@ FAULTS: list[dict[str, Any]] = [
 ]
 
 
-def load(count: int) -> list[tuple[str, dict[str, Any]]]:
+Wave = list[tuple[str, dict[str, Any]]]
+
+
+def load(count: int) -> Wave:
     """`count` tasks, the kinds in turn."""
     names = list(KINDS)
     return [(names[n % len(names)], KINDS[names[n % len(names)]].body(n)) for n in range(count)]
+
+
+def waves(count: int, size: int) -> list[Wave]:
+    """`count` tasks in waves of `size`; then those of tight sessions, by themselves: sessions take turns at the
+    workers, and among many others a session's second task starts when its first has ended."""
+    tasks = load(count)
+    plain = [one for one in tasks if not one[0].startswith("tight")]
+    tight = [one for one in tasks if one[0].startswith("tight")]
+    return [*(plain[at : at + size] for at in range(0, len(plain), size)), tight]
 
 
 def may_end(name: str, outcome: str) -> bool:

@@ -13,7 +13,7 @@ from tests.acceptance.books import Books, check_all, read_books
 from tests.acceptance.client import Task, all_ended, bill_of, requests_of, set_faults
 from tests.support.process import service, simulator
 
-_WAVES = 4
+_TASKS = 500
 _WAVE = 125
 _QUICK = {"BURSAR_PARK_AFTER_S": "0.5", "BURSAR_LOG_LEVEL": "WARNING"}
 
@@ -56,9 +56,8 @@ async def test_five_hundred_mixed_tasks(tmp_path: Path) -> None:
                 budget = {"budget_usd": mix.TIGHT_BUDGET_USD}
                 put = await client.put(f"/sessions/tight-{number}/budget", json=budget)
                 assert put.status_code == 200
-            load = mix.load(_WAVES * _WAVE)
-            for start in range(0, len(load), _WAVE):
-                accepted = await _submit_all(client, load[start : start + _WAVE])
+            for wave in mix.waves(_TASKS, _WAVE):
+                accepted = await _submit_all(client, wave)
                 names |= accepted
                 tasks |= {task["id"]: task for task in await all_ended(client, accepted)}
                 sent |= {r["number"]: r for r in await requests_of(upstream)}

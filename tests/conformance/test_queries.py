@@ -311,6 +311,8 @@ STORY = (
     ),
     changes("request_cancel", 0, id="t", owner="stranger"),
     changes("request_cancel", 1, id="t", owner="local"),
+    finds("cancelling_tasks", 1, {"id": "t"}, worker="w"),
+    finds("cancelling_tasks", 0, None, worker="v"),
     finds("lease_holds", 1, {}, task_id="t", run=3),
     finds("lease_may_start", 0, None, task_id="t", run=3),
     finds("finish_task", 0, None, **conclusion("t", "failed", "deadline")),

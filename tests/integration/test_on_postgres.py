@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from app.__main__ import main
+from app.domain.clock import US_PER_S, SystemClock
 from app.settings import load
 from tests.support.postgres import Server
 from tests.support.service import Running, started
@@ -123,3 +124,24 @@ class TestCommands:
         assert main(["config"]) == 0
         assert "secret" not in capsys.readouterr().out
         assert {"secret%2Dword", "secret-word"} <= set(load().secrets())
+
+
+@pytest.mark.parametrize("ahead_s", [7_200, -7_200])
+async def test_a_machine_whose_clock_is_wrong(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    """Instants are the database's: its tasks have their time, and what is handed back goes on at once."""
+    right = SystemClock.now_us
+    monkeypatch.setattr(SystemClock, "now_us", lambda self: right(self) + ahead_s * US_PER_S)
+    async with started(tmp_path, database_url=database_url, park_after_s=0.05) as bursar:
+        limited = {"kind": "rate_limit", "retry_after": 0.2}
+        bursar.script(limited)
+        task = await bursar.submit("Say it.", deadline_s=60)
+        ended = await bursar.finished(task["id"])
+        assert ended["outcome"] == "answered", ended
+        kinds = [event["type"] for event in await bursar.events(task["id"])]
+        assert "task_requeued" in kinds, "it was given back for a while"
+        (stamped,) = bursar.rows(
+            "SELECT now() - to_timestamp(created_at_us / 1e6) AS age FROM tasks"
+        )
+        assert abs(stamped["age"].total_seconds()) < 600

@@ -293,6 +293,10 @@ ORDER BY t.created_at_us DESC, t.id DESC LIMIT :limit;
 -- name: task_place
 SELECT id, status, run_count, held_by, lease_owner FROM tasks WHERE id = :id;
 
+-- name: cancelling_tasks
+-- Of this worker's tasks, those that somebody asked to cancel.
+SELECT id FROM tasks WHERE lease_owner = :worker AND status = 'cancelling';
+
 -- name: any_due
 SELECT 1 FROM tasks WHERE status = 'queued' AND held_by = 'time' AND available_at_us <= :now_us LIMIT 1;
 

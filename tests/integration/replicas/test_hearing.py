@@ -7,6 +7,7 @@ import pytest
 
 from app.budget.turns import Turns
 from app.domain.clock import SystemClock
+from app.domain.errors import StoreUnavailable
 from app.journal.feed import Feed
 from app.journal.hints import ANYTHING, Hint
 from app.replica import open_shared
@@ -119,3 +120,47 @@ async def test_without_any_hint_everything_is_looked_at_now_and_then():
             pass
     assert hint == Hint(frozenset({"t1", "t3"}))
     await hearing.stop()
+
+
+async def test_steady_hints_do_not_keep_it_from_looking_at_everything():
+    """One that was lost among them would else be missed for as long as they come."""
+    runs = Runs()
+    hearing = Hearing("me", Follower(), runs, Turns(), _CLOCK, poll_s=0.1)
+    hearing.start()
+    everything = 0
+    async with asyncio.timeout(60):
+        while everything < 3:
+            hearing.heard("other t1")
+            everything += await runs.asked.get() == ANYTHING
+    await hearing.stop()
+
+
+class Failing(Runs):
+    """The rows cannot be asked at first."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error: Exception | None = error
+
+    async def hear(self, hint: Hint) -> None:
+        await super().hear(hint)
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), ValueError("a bug")])
+async def test_a_hint_that_could_not_be_attended_to_is_not_lost(
+    error: Exception, log_lines: LineChecker
+) -> None:
+    """Everything is looked at before long; a bug is told of, and does not end it."""
+    runs = Failing(error)
+    hearing = Hearing("me", Follower(), runs, Turns(), _CLOCK, poll_s=0.1)
+    hearing.heard("other t1")
+    hearing.start()
+    async with asyncio.timeout(60):
+        assert await runs.asked.get() == Hint(frozenset({"t1"}))
+        assert await runs.asked.get() == ANYTHING
+    await hearing.stop()
+    name = "hints_failed" if isinstance(error, ValueError) else "hints_postponed"
+    assert log_lines.entries(name)

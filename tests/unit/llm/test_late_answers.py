@@ -109,6 +109,17 @@ async def test_a_late_answer_leaves_the_next_run_alone(tmp_path):
         assert await drift(desk.store) == []
 
 
+async def test_a_late_answer_above_its_reservation_is_an_alarm(tmp_path, log_lines):
+    """The truth is booked, and somebody should look."""
+    dear = answer(text("late"), report=usage(1_000, 4_000_000))
+    async with open_desk(tmp_path, Hang(dear)) as desk:
+        await asked_and_stolen(desk)
+        assert await drift(desk.store) == []
+    (line,) = log_lines.entries("late_answer")
+    assert line["level"] == "ERROR"
+    assert line["surplus_usd"] > 0
+
+
 async def test_an_answer_without_a_price_stays_presumed(tmp_path):
     """Nothing is known that would be better than the reservation."""
     async with open_desk(tmp_path, Hang(answer(text("x"), no_usage=True))) as desk:
