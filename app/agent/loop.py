@@ -294,9 +294,11 @@ class AgentLoop:
         if not self._lease.is_sure(self._clock.monotonic_s()):  # the process was stopped, say
             await self._may_go_on(job)
         resumed = job.transcript.started
-        results = await asyncio.gather(
-            *(self._answer_tool(job, use, known=use.id in resumed) for use in pending)
-        )
+        answering = [self._answer_tool(job, use, known=use.id in resumed) for use in pending]
+        if len(answering) == 1:  # mostly: it needs no task of its own
+            results = [await answering[0]]
+        else:
+            results = await asyncio.gather(*answering)
         for use, result in zip(pending, results, strict=True):
             job.transcript.tool_answered(use.id, result.content, is_error=result.is_error)
 

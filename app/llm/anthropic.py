@@ -5,7 +5,7 @@ here costs a fraction of what the SDK's models do, and the transcript goes out a
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
@@ -206,7 +206,7 @@ class AnthropicProvider:
 async def _read(response: "httpx2.Response", limit: int) -> bytes:
     """The body; reading stops as soon as it is longer than `limit` bytes."""
     chunks, size = [], 0
-    async for chunk in response.aiter_bytes():
+    async for chunk in _pieces(response):
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
@@ -214,11 +214,18 @@ async def _read(response: "httpx2.Response", limit: int) -> bytes:
     return b"".join(chunks)
 
 
+def _pieces(response: "httpx2.Response") -> AsyncIterator[bytes]:
+    """The body as it comes. What is not encoded needs no decoder: that is most of what reading it would cost."""
+    if any(name.lower() == b"content-encoding" for name, _ in response.headers.raw):
+        return response.aiter_bytes()
+    return aiter(cast("AsyncIterable[bytes]", response.stream))
+
+
 async def _read_stream(
     response: "httpx2.Response", stream: MessageStream, deadline: asyncio.Timeout
 ) -> ModelAnswer:
     size = 0
-    async for chunk in response.aiter_bytes():
+    async for chunk in _pieces(response):
         if stream.complete:
             continue
         size += len(chunk)
@@ -274,23 +281,31 @@ def _open(
         timeout=httpx2.Timeout(None, connect=connect_timeout_s, pool=connect_timeout_s),
         # A redirected POST would be a second send that nobody has reserved money for.
         follow_redirects=False,
-        event_hooks={"response": [on_response]},
+        event_hooks={"response": [on_response]},  # of what is seldom asked: `send` goes past them
         transport=transport,
     )
     client = Client(http_client)
 
-    send = _sender(http_client, base_url, client.default_headers)
+    send = _sender(http_client, base_url, client.default_headers, on_response)
     request = _requester(http_client, base_url, client.default_headers)
     errors = (anthropic.AnthropicError, httpx2.HTTPError, aiohttp.ClientError, OSError)
     return _Line(send, request, client.close, errors)
 
 
 def _sender(
-    http_client: "httpx2.AsyncClient", base_url: str, sdk_headers: Mapping[str, object]
+    http_client: "httpx2.AsyncClient",
+    base_url: str,
+    sdk_headers: Mapping[str, object],
+    on_response: Callable[["httpx2.Response"], Awaitable[None]],
 ) -> _Send:
-    """How to POST a body: the SDK rebuilds address and headers for every request, at half the call's price."""
+    """How to POST a body: the SDK rebuilds address and headers for every request, at half the call's price.
+
+    The client's transport is asked itself, the environment's proxy if there is one: redirects, cookies and
+    authentication are not for us.
+    """
     import httpx2  # noqa: PLC0415
 
+    transport = http_client._transport_for_url(httpx2.URL(base_url))  # noqa: SLF001
     urls = {path: httpx2.URL(base_url.rstrip("/") + path) for path in (PATH, COUNT_PATH)}
     fixed = [
         (name.encode(), value.encode())
@@ -312,7 +327,13 @@ def _sender(
             content=body,
             extensions=extensions,
         )
-        return await http_client.send(request, stream=True)
+        response = await transport.handle_async_request(request)
+        try:
+            await on_response(response)
+        except BaseException:
+            await response.aclose()
+            raise
+        return response
 
     return send
 

@@ -82,6 +82,8 @@ def configure(level: str, file: Path | None, redactor: Redactor) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    # No line shows these, and each record would look them up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

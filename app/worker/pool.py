@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 from app.agent.job import History, Job
@@ -30,6 +31,8 @@ from app.worker.recovery import park, presume_open
 _log = logging.getLogger(__name__)
 HAND_BACK_S = 1.5
 """How long interrupted runs may take to book their call and return their task."""
+LOOK_LIMIT = 500
+"""So many of those whose calls wait here are looked for at once; the others, when their turns come."""
 STORE_RETRY_S = 1.0
 """How soon a task is tried again whose run the store's failure stopped."""
 _BUG = Conclusion(
@@ -143,27 +146,31 @@ class WorkerPool:
         )
         for task_id in asked:
             self._interrupt(task_id)
-        for task_id, place in places.items():
-            if task_id not in self._running:  # else it has come back meanwhile
-                self._catch_up(task_id, place)
+        self._catch_up(places)
 
     def _away(self, wanted: frozenset[str] | None) -> list[str]:
         """Those of the tasks that something is kept for here, and that do not run here."""
+        turns, called_off, governor = self._turns, self._cancelled, self._governor
         if wanted is None:
-            kept = self._turns.standing() | self._cancelled
+            kept = turns.standing() | called_off | set(islice(governor.kept(), LOOK_LIMIT))
         else:
-            kept = {t for t in wanted if t in self._turns.known() or t in self._cancelled}
+            known = turns.known() | called_off
+            kept = {t for t in wanted if t in known or governor.run_of(t) is not None}
         return [t for t in kept if t not in self._running]
 
-    def _catch_up(self, task_id: str, place: Row | None) -> None:
+    def _catch_up(self, places: Mapping[str, Row | None]) -> None:
         """A task that goes on elsewhere stands in nobody's way here; of one that has ended nothing is kept."""
-        if place is None or TaskStatus(place["status"]).terminal:
-            self._ended(task_id)
-            return
-        if place["status"] != TaskStatus.CANCELLING:
-            self._cancelled.discard(task_id)  # it was another run's
-        if place["status"] != TaskStatus.QUEUED and place["lease_owner"] != self._lease.worker:
-            self._turns.leave(task_id)
+        away = {t: place for t, place in places.items() if t not in self._running}
+        run_of, me = self._governor.run_of, self._lease.worker
+        self._governor.forget(*(t for t, row in away.items() if _is_gone(row, run_of(t), me)))
+        for task_id, place in away.items():
+            if place is None or TaskStatus(place["status"]).terminal:
+                self._ended(task_id)
+                continue
+            if place["status"] != TaskStatus.CANCELLING:
+                self._cancelled.discard(task_id)  # it was another run's
+            if place["status"] != TaskStatus.QUEUED and place["lease_owner"] != me:
+                self._turns.leave(task_id)
 
     def _ended(self, task_id: str) -> None:
         self._cancelled.discard(task_id)
@@ -366,18 +373,34 @@ class WorkerPool:
             waking.add_done_callback(self._waking.discard)
 
     async def _make_available(self, task_id: str) -> None:
+        run, me = self._governor.run_of(task_id), self._lease.worker
+
+        def op(tx: Tx) -> Row | None:
+            place = tx.one("task_place", id=task_id)
+            if not _is_gone(place, run, me):
+                tx.run("make_available", id=task_id, now_us=tx.now_us)
+            return place
+
         try:
-            await self._store.write(
-                lambda tx: tx.run("make_available", id=task_id, now_us=tx.now_us)
-            )
+            place = await self._store.write(op)
         except StoreError:
             return  # it becomes available by itself, later
-        self._queue.wake(task_id)
+        if _is_gone(place, run, me):
+            self._catch_up({task_id: place})  # of which no hint has come yet
+        else:
+            self._queue.wake(task_id)
 
 
 def _payer(claim: Claim) -> Payer:
     subject, spec = claim.subject, claim.spec
     return Payer(subject.task_id, subject.session_id, subject.owner, spec.ancestors, spec.key_id)
+
+
+def _is_gone(place: Row | None, run: int | None, me: str) -> bool:
+    """It has ended, or has gone on in another process since its `run` here; it may wait in that one's line by now."""
+    if place is None or TaskStatus(place["status"]).terminal:
+        return True
+    return run is not None and place["run_count"] > run and place["lease_owner"] != me
 
 
 def _is_cancelling(tx: Tx, task_id: str) -> bool:

@@ -1,5 +1,6 @@
 """Stop asking a provider that is down, and find out with one call at a time when it is back."""
 
+from collections.abc import Callable
 from enum import StrEnum
 
 WINDOW = 20
@@ -7,7 +8,10 @@ WINDOW = 20
 OPENS_AT = 10
 """Failures among them that open the breaker."""
 FORGET_S = 60.0
-"""Outcomes are forgotten after so long a silence; so is an outage that nobody has looked at since it might end."""
+"""Outcomes are forgotten after so long a silence; so is an outage that nobody has looked at since it might end.
+
+Not as long as somebody waits for its end: they would all leave at once, and nobody has asked.
+"""
 FIRST_WAIT_S = 2.0
 LONGEST_WAIT_S = 60.0
 PROBE_PATIENCE_S = 60.0
@@ -30,7 +34,9 @@ class Breaker:
         "_failures",
         "_heard_s",
         "_probe_left_s",
+        "_tried_s",
         "_wait_s",
+        "awaited",
         "opened_count",
         "opened_s",
         "until_s",
@@ -42,6 +48,10 @@ class Breaker:
         self._heard_s = 0.0
         self._wait_s = FIRST_WAIT_S
         self._probe_left_s: float | None = None
+        self._tried_s = 0.0
+        """When the last probe left, or was to leave."""
+        self.awaited: Callable[[], int] = lambda: 0
+        """How many wait for its end."""
         self.opened_s: float | None = None
         """When this outage was noticed; None: closed."""
         self.until_s = 0.0
@@ -73,7 +83,7 @@ class Breaker:
         self._forget(now_s)
         if self.opened_s is None:
             return False
-        self._probe_left_s = now_s
+        self._probe_left_s = self._tried_s = now_s
         return True
 
     def succeeded(self, now_s: float, *, probe: bool) -> bool:
@@ -117,8 +127,10 @@ class Breaker:
         self._probe_left_s = None
 
     def _is_stale(self, now_s: float) -> bool:
-        """Long after a probe might have left none has: nobody knows whether it is still down."""
-        return self._probe_left_s is None and now_s > self.until_s + FORGET_S
+        """Long after a probe might have left none has, nor was one about to: nobody knows whether it is still down."""
+        if self._probe_left_s is not None or self.awaited():
+            return False
+        return now_s > max(self.until_s, self._tried_s) + FORGET_S
 
     def _forget(self, now_s: float) -> None:
         if self.opened_s is not None and self._is_stale(now_s):

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from app.domain.clock import US_PER_S, Clock
 from app.llm.call import Call, Parked
@@ -48,10 +49,21 @@ class _Entry:
     """A call that waits; without a `turn` its task is back in the queue."""
 
     task_id: str
+    run: int
+    """The task's latest run that asked here."""
     flow: Flow
     prompt: int
     road: "_Road"
     turn: "asyncio.Future[Permit] | None" = None
+
+
+class _Promise(NamedTuple):
+    """A turn that is held for a task on its way back."""
+
+    permit: "Permit"
+    until_s: float
+    run: int
+    """The task's run that took the place."""
 
 
 @dataclass(slots=True, eq=False)
@@ -61,8 +73,7 @@ class _Road:
     lane: Lane
     models: set[str] = field(default_factory=set)
     line: Line[_Entry] = field(default_factory=Line)
-    promised: dict[str, tuple["Permit", float]] = field(default_factory=dict)
-    """Turns that are held for tasks on their way back, and until when."""
+    promised: dict[str, _Promise] = field(default_factory=dict)
     pump: asyncio.Task[None] | None = None
     wakes_at_s: float = 0.0
     waited_count: int = 0
@@ -207,15 +218,30 @@ class Governor:
         """The task's turn has come while it was being given back."""
         return any(task_id in road.promised for road in self._roads.values())
 
-    def forget(self, task_id: str) -> None:
-        """The task has ended, wherever it waited."""
+    def run_of(self, task_id: str) -> int | None:
+        """The run of the task that asked last, if a place is kept for it or a turn is held."""
         entry = self._places.get(task_id)
         if entry is not None:
-            self._leave(entry)
+            return entry.run
+        held = (road.promised.get(task_id) for road in self._roads.values())
+        return next((promise.run for promise in held if promise is not None), None)
+
+    def kept(self) -> Iterator[str]:
+        """The tasks for which a turn is held, then those for which a place is kept."""
         for road in self._roads.values():
-            promised = road.promised.pop(task_id, None)
-            if promised is not None:
-                promised[0].unused()
+            yield from road.promised
+        yield from self._places
+
+    def forget(self, *task_ids: str) -> None:
+        """They have ended, wherever they waited, or go on elsewhere. Places go first: nobody of them is called."""
+        for task_id in task_ids:
+            if (entry := self._places.get(task_id)) is not None:
+                self._leave(entry)
+        for task_id in task_ids:
+            for road in self._roads.values():
+                promise = road.promised.pop(task_id, None)
+                if promise is not None:
+                    promise.permit.unused()
 
     def begin_drain(self) -> None:
         """The service stops: who waits goes back to the queue, nobody else is let in."""
@@ -251,22 +277,23 @@ class Governor:
         while not self._drained and (entry := road.line.head()) is not None:
             if road.lane.hold(now_s, entry.prompt) is not None:
                 break
-            self._call(road, road.line.pop(), now_s)
+            self._call(road, entry, now_s)
         self._wind(road, now_s)
 
     def _call(self, road: _Road, entry: _Entry, now_s: float) -> None:
-        """It is this one's turn."""
-        del self._places[entry.task_id]
+        """It is this one's turn, who is the head of the line; until it has left an outage is waited for."""
         permit = Permit(self, road, road.lane.take(now_s, entry.prompt))
+        road.line.pop()
+        del self._places[entry.task_id]
         if entry.turn is not None:
             entry.turn.set_result(permit)
         else:
-            road.promised[entry.task_id] = permit, now_s + PROMISE_S
+            road.promised[entry.task_id] = _Promise(permit, now_s + PROMISE_S, entry.run)
             self.on_turn(entry.task_id)
 
     def _join(self, call: Call) -> _Entry:
         """The call's place: the one it has kept, or a new one."""
-        task_id, road = call.subject.task_id, self._road(call.request.model)
+        task_id, run, road = call.subject.task_id, call.subject.run, self._road(call.request.model)
         entry = self._places.get(task_id)
         if entry is not None and entry.road is not road:  # another model goes on
             self._leave(entry)
@@ -274,15 +301,16 @@ class Governor:
         if entry is None:
             payer = call.payer
             flow = (payer.key_id or payer.owner, payer.session_id)
-            entry = _Entry(task_id, flow, call.prompt_tokens, road)
+            entry = _Entry(task_id, run, flow, call.prompt_tokens, road)
             self._places[task_id] = entry
             road.line.join(flow, entry, first=call.tries.made > 0)
+        entry.run = run
         return entry
 
     def _kept(self, road: _Road, task_id: str) -> Permit | None:
         """The turn that was held for the task."""
-        promised = road.promised.pop(task_id, None)
-        return None if promised is None else promised[0]
+        promise = road.promised.pop(task_id, None)
+        return None if promise is None else promise.permit
 
     def _leave(self, entry: _Entry) -> None:
         """Give up the place, or the turn that has come meanwhile."""
@@ -318,13 +346,13 @@ class Governor:
 
     def _expire(self, road: _Road, now_s: float) -> None:
         """Turns that nobody came for go to others."""
-        gone = [task_id for task_id, (_, until_s) in road.promised.items() if until_s <= now_s]
+        gone = [t for t, promise in road.promised.items() if promise.until_s <= now_s]
         for task_id in gone:
-            road.promised.pop(task_id)[0].lapsed()
+            road.promised.pop(task_id).permit.lapsed()
 
     def _wind(self, road: _Road, now_s: float) -> None:
         """See that somebody looks when time alone brings the next turn."""
-        due = [until_s for _, until_s in road.promised.values()]
+        due = [promise.until_s for promise in road.promised.values()]
         entry = road.line.head()
         hold = None if entry is None else road.lane.hold(now_s, entry.prompt)
         if hold is not None and hold.wait_s is not None:
@@ -360,6 +388,7 @@ class Governor:
             self._close_one()
         lane = Lane(pool, start=self._limits.start, most=self._limits.most)
         road = self._roads[pool] = _Road(lane)
+        lane.breaker.awaited = road.line.__len__
         return road
 
     def _close_one(self) -> None:
