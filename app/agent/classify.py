@@ -15,7 +15,7 @@ from app.journal.events import ModelRouted
 from app.journal.journal import append, fence
 from app.llm.answers import text_of
 from app.llm.bound import prompt_bound
-from app.llm.call import Call, CallFailed
+from app.llm.call import Call, CallFailed, Parked
 from app.llm.caller import OVERCHARGED, Caller
 from app.llm.models import facts_of
 from app.llm.provider import ModelAnswer, ModelRequest
@@ -30,6 +30,8 @@ SYSTEM = (
 HEAD_CHARS, TAIL_CHARS = 4_000, 1_000
 """What is shown of a long task."""
 OUTPUT_TOKENS = 32
+_TASKS_OWN_WAITS = frozenset({"drain", "budget_contention"})
+"""What would hold up the task's own question just as well."""
 _WORD = re.compile(r"\b(simple|medium|complex)\b", re.IGNORECASE)
 
 
@@ -83,7 +85,8 @@ class Classifier:
 
         Raises:
             CallFailed: the provider reported more than can have been.
-            Parked, StaleLease, StoreError: as of any call.
+            Parked: the service stops, or the task waits for money. For the model's sake it never waits.
+            StaleLease, StoreError: as of any call.
         """
         spec = job.claim.spec
         assert spec.routing is not None  # noqa: S101  (see `due`)
@@ -98,6 +101,11 @@ class Classifier:
             if error.failure is OVERCHARGED:
                 raise
             await self._fall_back(job, "it failed")
+        except Parked as wait:
+            if wait.reason in _TASKS_OWN_WAITS:
+                raise
+            self._caller.leave(job.claim.subject.task_id)
+            await self._fall_back(job, "its model is not to be had now")
         return True
 
     async def _ask(self, job: Job, routing: Routing) -> bool:

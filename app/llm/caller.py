@@ -144,6 +144,7 @@ class Caller:
     def leave(self, task_id: str) -> None:
         """The task waits for its model no more: another goes on."""
         self._governor.forget(task_id)
+        self._retries.leave(task_id)
 
     async def estimate(self, subject: Subject, request: ModelRequest) -> int | None:
         """The prompt's tokens as the provider estimates them, with a margin; None when it gives no count.

@@ -123,6 +123,12 @@ class RetryBudget:
         bucket.waiting[task_id] = now_s + wait_s + _GRACE_S
         self._first(bucket, now_s)
 
+    def leave(self, task_id: str) -> None:
+        """The task waits no more, for whatever model."""
+        for bucket in self._buckets.values():
+            bucket.waiting.pop(task_id, None)
+            bucket.called.pop(task_id, None)
+
     def answered(self, model: str) -> None:
         """The model has answered somebody."""
         bucket = self._filled(model)

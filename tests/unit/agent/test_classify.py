@@ -1,5 +1,6 @@
 """The classifier's call: what it asks, what its answer decides, what it costs, and that it is asked once."""
 
+import asyncio
 from typing import Any
 
 import orjson
@@ -9,13 +10,16 @@ from app.agent.classify import HEAD_CHARS, OUTPUT_TOKENS, TAIL_CHARS, question
 from app.agent.replay import rebuild
 from app.agent.transcript import Transcript
 from app.budget.accounts import set_limit
-from app.budget.scopes import task_scope
+from app.budget.scopes import session_scope, task_scope
 from app.domain.task import Alternative, Complexity, Routing, Signal
 from app.journal.call_events import AttemptStarted, ModelAnswered
 from app.journal.events import ModelRouted
 from app.journal.journal import read_all
 from app.llm.call import Parked
-from tests.support.provider import HAIKU, answer, calls, status, text, tool_use, usage
+from app.llm.governor.governor import pool_of
+from app.llm.governor.lane import Reason, Told
+from app.llm.retry_budget import RetryTerms
+from tests.support.provider import HAIKU, Hang, answer, calls, status, text, tool_use, usage
 from tests.support.seeding import drift, row_of, spec
 
 SONNET, OPUS = "claude-sonnet-5-5", "claude-opus-5-5"
@@ -140,6 +144,81 @@ async def test_nobody_is_asked_unless_the_task_was_routed(
         assert models(studio) == [SONNET]
 
 
+class TestWaits:
+    """A task waits for its own model, and for its money; never for a second opinion."""
+
+    async def test_a_wait_is_not_held_for_it(self, open_studio):
+        """Told to come back later, the task goes on without at once; a restart comes to the same."""
+        later = status(429, "rate_limit_error", retry_after_s=30.0)
+
+        def die(_request: object) -> Any:
+            raise RuntimeError("dead")
+
+        async with open_studio(later, die, DONE) as studio:
+            claim = await studio.claim(**AUTO)
+            with pytest.raises(RuntimeError):
+                await studio.run(claim)
+            assert models(studio) == [HAIKU, SONNET]
+            (told,) = await studio.desk.events(claim, ModelRouted)
+            assert (told.by, told.model) == ("fallback", SONNET)
+            assert told.reason.endswith("; classifier: its model is not to be had now")
+            job = await studio.resumed(claim)
+            assert (job.transcript.classified, job.transcript.model) == (True, SONNET)
+            assert await studio.loop.run(job) is None
+            assert models(studio) == [HAIKU, SONNET, SONNET]
+            assert await drift(studio.desk.store) == []
+
+    @pytest.mark.parametrize("why", [Reason.OUTAGE, Reason.RATE_LIMITED])
+    async def test_a_model_that_is_not_to_be_had_is_not_asked(
+        self, open_studio: Any, why: Reason
+    ) -> None:
+        """Down, or limited: the router's choice answers, and nobody keeps a place for the task."""
+        async with open_studio(DONE, park_after_s=0.001) as studio:
+            studio.desk.governor.hear(pool_of(HAIKU), Told(why, 600.0))
+            claim = await studio.claim(**AUTO)
+            assert await studio.run(claim) is None
+            assert models(studio) == [SONNET]
+            (told,) = await studio.desk.events(claim, ModelRouted)
+            assert (told.by, told.model) == ("fallback", SONNET)
+            assert [len(road.line) for road in studio.desk.governor.roads()] == [0, 0]
+            assert (await row_of(studio.desk.store))["outcome"] == "answered"
+
+    async def test_a_retry_that_is_not_paid_for_is_not_waited_for(self, open_studio):
+        """In an outage its first failure is its last: the budget of retries expects the task no more."""
+        failing = status(529, "overloaded_error")
+        async with open_studio(failing, DONE, terms=RetryTerms(capacity=4)) as studio:
+            claim = await studio.claim(**AUTO)
+            assert await studio.run(claim) is None
+            assert models(studio) == [HAIKU, SONNET]
+            assert studio.desk.retries.waiting(HAIKU) == 0
+            assert await drift(studio.desk.store) == []
+
+    async def test_a_stop_is_waited_for(self, open_studio):
+        """What the task's own question would meet as well decides nothing: the next run asks."""
+        async with open_studio(says("complex"), DONE) as studio:
+            claim = await studio.claim(**AUTO)
+            studio.desk.governor.begin_drain()
+            with pytest.raises(Parked, match="drain"):
+                await studio.run(claim)
+            assert await studio.desk.events(claim, ModelRouted) == []
+
+    async def test_money_that_others_hold_is_waited_for(self, open_studio):
+        """It may come back, and the task's own question needs it, too."""
+        async with open_studio(hang := Hang(), park_after_s=0.001) as studio:
+            other = await studio.claim(task_id="other")
+            running = asyncio.create_task(studio.run(other))
+            await hang.entered.wait()
+            session = session_scope(other.subject.owner, other.subject.session_id)
+            held_nano = (await row_of(studio.desk.store, "other"))["reserved_nano"]
+            await studio.desk.store.write(lambda tx: set_limit(tx, session, held_nano))
+            claim = await studio.claim(**AUTO)
+            with pytest.raises(Parked, match="budget_contention"):
+                await studio.run(claim)
+            assert await studio.desk.events(claim, ModelRouted) == []
+            running.cancel()
+            await asyncio.wait({running})
+
+
 class TestOnce:
     """Nobody is asked twice."""
 
@@ -178,17 +257,6 @@ class TestOnce:
             row = await row_of(studio.desk.store)
             assert (row["outcome"], row["step_count"]) == ("answered", 1)
             assert await drift(studio.desk.store) == []
-
-    async def test_a_wait_is_not_held_for_it(self, open_studio):
-        """Told to come back later, the task gives its slot back, and then goes on without."""
-        later = status(429, "rate_limit_error", retry_after_s=30.0)
-        async with open_studio(later, DONE) as studio:
-            claim = await studio.claim(**AUTO)
-            with pytest.raises(Parked):
-                await studio.run(claim)
-            job = await studio.resumed(claim)
-            assert await studio.loop.run(job) is None
-            assert models(studio) == [HAIKU, SONNET]
 
     async def test_the_transcript_is_rebuilt_as_it_was(self, open_studio):
         """Field by field."""

@@ -104,6 +104,21 @@ def test_who_has_gone_is_not_waited_for() -> None:
     assert not budget.pays(MODEL, "here", timed_out=False), "the call was not taken up in time"
 
 
+def test_who_leaves_is_not_waited_for() -> None:
+    """Nor called: an answer calls two of the others, and a turn that had come is worth nothing any more."""
+    called: list[str] = []
+    budget = RetryBudget(FakeClock(), RetryTerms(capacity=4), called.append)
+    for name in ("a", "b", "c", "d"):
+        budget.line_up(MODEL, name, 30.0)
+    budget.leave("a")
+    assert budget.waiting(MODEL) == 3
+    budget.answered(MODEL)
+    assert called == ["b", "c"]
+    budget.leave("b")
+    assert not budget.pays(MODEL, "b", timed_out=False)
+    assert budget.pays(MODEL, "c", timed_out=False)
+
+
 def test_a_crowd_looks_more_seldom() -> None:
     """One task looks again within half a minute; a thousand of them, each within minutes."""
     budget = RetryBudget(FakeClock())
