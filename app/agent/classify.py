@@ -153,13 +153,13 @@ def routed_event(
         score=routing.score,
         signals=tuple(f"{signal.name} {signal.effect:+.2f}" for signal in routing.signals),
         simple_model=simple.model,
-        simple_likely_nano=simple.likely_nano,
+        simple_likely_nano=simple.paid_nano,
         simple_worst_nano=simple.worst_nano,
         medium_model=medium.model,
-        medium_likely_nano=medium.likely_nano,
+        medium_likely_nano=medium.paid_nano,
         medium_worst_nano=medium.worst_nano,
         complex_model=hard.model,
-        complex_likely_nano=hard.likely_nano,
+        complex_likely_nano=hard.paid_nano,
         complex_worst_nano=hard.worst_nano,
     )
 

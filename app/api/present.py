@@ -179,7 +179,7 @@ def routing(made: Routing | None) -> dict[str, Any] | None:
             {
                 "complexity": other.complexity,
                 "model": other.model,
-                "likely_usd": usd_from_nano(other.likely_nano),
+                "likely_usd": usd_from_nano(other.paid_nano),
                 "worst_case_usd": usd_from_nano(other.worst_nano),
             }
             for other in made.alternatives

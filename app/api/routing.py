@@ -92,7 +92,7 @@ def routing_of(services: Services, spec: TaskSpec, decision: Decision) -> Routin
     for complexity, model in services.defaults.routes.items():
         row = services.prices.row(model, today)
         worst = worst_nano(alone, row, tools, services.defaults.quote)
-        likely = min(likely_nano(alone, row, tools), worst, spec.budget_nano)
+        likely = min(likely_nano(alone, row, tools), worst)
         found.append(Alternative(complexity, model, likely, min(worst, spec.budget_nano)))
     return Routing(decision.score, decision.signals, tuple(found))
 

@@ -116,9 +116,14 @@ class Alternative:
     complexity: Complexity
     model: str
     likely_nano: int
-    """By a rule of thumb; not a bound."""
+    """By a rule of thumb, if it had the money: not a bound, and what tells the cheapest route."""
     worst_nano: int
     """Every step at its bound, every attempt lost, or its budget."""
+
+    @property
+    def paid_nano(self) -> int:
+        """What it will likely cost: it cannot spend more than its budget."""
+        return min(self.likely_nano, self.worst_nano)
 
 
 @dataclass(frozen=True, slots=True)

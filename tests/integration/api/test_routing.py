@@ -226,6 +226,19 @@ class TestClassifier:
             assert made["cost_usd"] < quote["worst_case_usd"]
             assert quote["worst_case_usd"] > quote["routing"]["alternatives"][-1]["worst_case_usd"]
 
+    async def test_a_small_budget_does_not_make_a_dear_route_cheap(self, tmp_path: Path) -> None:
+        """Less than any route will likely cost: it is asked of the cheapest all the same, and told what it can spend."""
+        routes = {"route_simple": SONNET, "route_medium": SONNET, "route_complex": OPUS}
+        task = PLAIN + ' [[sim {"answer": "simple"}]]'
+        async with started(tmp_path, auto_classifier=True, **routes) as bursar:
+            body = {"task": task, "complexity": "auto"}
+            quote = (await bursar.client.post("/quotes", json=body)).json()
+            budget_usd = quote["routing"]["alternatives"][0]["likely_usd"] * 0.9
+            made = await bursar.run(task, complexity="auto", budget_usd=budget_usd)
+            likely = [other["likely_usd"] for other in made["routing"]["alternatives"]]
+            assert likely == [made["budget_usd"]] * 3
+            assert [seen.request["model"] for seen in bursar.simulator.log.seen] == [SONNET, SONNET]
+
     async def test_a_crash_in_mid_question(self, tmp_path: Path) -> None:
         """The next process does not ask again: the lost call is presumed spent, the router's word stands."""
         async with started(tmp_path, auto_classifier=True) as bursar:
