@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any
 
 from app.agent.job import History, Job
@@ -26,13 +25,12 @@ from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
 from app.store.port import Row, Store, Tx
+from app.worker.elsewhere import is_cancelling, is_gone, kept_for
 from app.worker.recovery import park, presume_open
 
 _log = logging.getLogger(__name__)
 HAND_BACK_S = 1.5
 """How long interrupted runs may take to book their call and return their task."""
-LOOK_LIMIT = 500
-"""So many of those whose calls wait here are looked for at once; the others, when their turns come."""
 STORE_RETRY_S = 1.0
 """How soon a task is tried again whose run the store's failure stopped."""
 _BUG = Conclusion(
@@ -140,7 +138,7 @@ class WorkerPool:
             lambda tx: (
                 [row["id"] for row in tx.all("cancelling_tasks", worker=me)]
                 if all_of_them
-                else [t for t in mine if _is_cancelling(tx, t)],
+                else [t for t in mine if is_cancelling(tx, t)],
                 {t: tx.one("task_place", id=t) for t in away},
             )
         )
@@ -150,19 +148,15 @@ class WorkerPool:
 
     def _away(self, wanted: frozenset[str] | None) -> list[str]:
         """Those of the tasks that something is kept for here, and that do not run here."""
-        turns, called_off, governor = self._turns, self._cancelled, self._governor
-        if wanted is None:
-            kept = turns.standing() | called_off | set(islice(governor.kept(), LOOK_LIMIT))
-        else:
-            known = turns.known() | called_off
-            kept = {t for t in wanted if t in known or governor.run_of(t) is not None}
+        kept = kept_for(self._turns, self._governor, wanted)
+        kept |= self._cancelled if wanted is None else self._cancelled & wanted
         return [t for t in kept if t not in self._running]
 
     def _catch_up(self, places: Mapping[str, Row | None]) -> None:
         """A task that goes on elsewhere stands in nobody's way here; of one that has ended nothing is kept."""
         away = {t: place for t, place in places.items() if t not in self._running}
         run_of, me = self._governor.run_of, self._lease.worker
-        self._governor.forget(*(t for t, row in away.items() if _is_gone(row, run_of(t), me)))
+        self._governor.forget(*(t for t, row in away.items() if is_gone(row, run_of(t), me)))
         for task_id, place in away.items():
             if place is None or TaskStatus(place["status"]).terminal:
                 self._ended(task_id)
@@ -377,7 +371,7 @@ class WorkerPool:
 
         def op(tx: Tx) -> Row | None:
             place = tx.one("task_place", id=task_id)
-            if not _is_gone(place, run, me):
+            if not is_gone(place, run, me):
                 tx.run("make_available", id=task_id, now_us=tx.now_us)
             return place
 
@@ -385,7 +379,7 @@ class WorkerPool:
             place = await self._store.write(op)
         except StoreError:
             return  # it becomes available by itself, later
-        if _is_gone(place, run, me):
+        if is_gone(place, run, me):
             self._catch_up({task_id: place})  # of which no hint has come yet
         else:
             self._queue.wake(task_id)
@@ -394,15 +388,3 @@ class WorkerPool:
 def _payer(claim: Claim) -> Payer:
     subject, spec = claim.subject, claim.spec
     return Payer(subject.task_id, subject.session_id, subject.owner, spec.ancestors, spec.key_id)
-
-
-def _is_gone(place: Row | None, run: int | None, me: str) -> bool:
-    """It has ended, or has gone on in another process since its `run` here; it may wait in that one's line by now."""
-    if place is None or TaskStatus(place["status"]).terminal:
-        return True
-    return run is not None and place["run_count"] > run and place["lease_owner"] != me
-
-
-def _is_cancelling(tx: Tx, task_id: str) -> bool:
-    row = tx.one("task_place", id=task_id)
-    return row is not None and row["status"] == TaskStatus.CANCELLING

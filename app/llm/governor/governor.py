@@ -7,14 +7,13 @@ many as it has room for, not all of them.
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from app.domain.clock import US_PER_S, Clock
 from app.llm.call import Call, Parked
 from app.llm.governor.lane import Charge, Hold, Lane, Told
-from app.llm.governor.line import Flow, Line
+from app.llm.governor.road import Entry, Promise, Road
 from app.llm.models import family_of
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Provider
 from app.llm.rates import Rates
@@ -44,55 +43,12 @@ class GovernorLimits:
     park_after_s: float = 5.0
 
 
-@dataclass(slots=True, eq=False)
-class _Entry:
-    """A call that waits; without a `turn` its task is back in the queue."""
-
-    task_id: str
-    run: int
-    """The task's latest run that asked here."""
-    flow: Flow
-    prompt: int
-    road: "_Road"
-    turn: "asyncio.Future[Permit] | None" = None
-
-
-class _Promise(NamedTuple):
-    """A turn that is held for a task on its way back."""
-
-    permit: "Permit"
-    until_s: float
-    run: int
-    """The task's run that took the place."""
-
-
-@dataclass(slots=True, eq=False)
-class _Road:
-    """A lane, and who waits for it."""
-
-    lane: Lane
-    models: set[str] = field(default_factory=set)
-    line: Line[_Entry] = field(default_factory=Line)
-    promised: dict[str, _Promise] = field(default_factory=dict)
-    pump: asyncio.Task[None] | None = None
-    wakes_at_s: float = 0.0
-    waited_count: int = 0
-    parked_count: int = 0
-
-    def is_idle(self, now_s: float) -> bool:
-        """Nobody would miss it: no call is out or waits, and nothing would keep one from leaving."""
-        lane = self.lane
-        if lane.concurrency.in_flight or len(self.line) or self.promised:
-            return False
-        return lane.breaker.outage_s(now_s) is None and lane.blocked_until_s <= now_s
-
-
 class Permit:
     """A call may leave. It must be ended, in one of these ways; ending it again does nothing."""
 
     __slots__ = ("_charge", "_governor", "_over", "_road")
 
-    def __init__(self, governor: "Governor", road: _Road, charge: Charge) -> None:
+    def __init__(self, governor: "Governor", road: Road, charge: Charge) -> None:
         self._governor = governor
         self._road = road
         self._charge = charge
@@ -163,9 +119,9 @@ class Governor:
     def __init__(self, clock: Clock, limits: GovernorLimits | None = None) -> None:
         self._clock = clock
         self._limits = limits or GovernorLimits()
-        self._roads: dict[str, _Road] = {}
-        self._by_model: dict[str, _Road] = {}
-        self._places: dict[str, _Entry] = {}
+        self._roads: dict[str, Road] = {}
+        self._by_model: dict[str, Road] = {}
+        self._places: dict[str, Entry] = {}
         """Where each waiting task stands; a task has one call at a time."""
         self._drained = False
         self.now_s = clock.monotonic_s
@@ -264,11 +220,11 @@ class Governor:
         road = self._by_model.get(model) or self._roads.get(pool_of(model))
         return None if road is None else road.lane.breaker.outage_s(self.now_s())
 
-    def roads(self) -> Iterator[_Road]:
+    def roads(self) -> Iterator[Road]:
         """Every pool that was asked for, for reports."""
         return iter(self._roads.values())
 
-    def moved(self, road: _Road) -> None:
+    def moved(self, road: Road) -> None:
         """Something has changed: let in who may leave now, and see that somebody looks again in time."""
         if not len(road.line) and not road.promised:
             return
@@ -280,7 +236,7 @@ class Governor:
             self._call(road, entry, now_s)
         self._wind(road, now_s)
 
-    def _call(self, road: _Road, entry: _Entry, now_s: float) -> None:
+    def _call(self, road: Road, entry: Entry, now_s: float) -> None:
         """It is this one's turn, who is the head of the line; until it has left an outage is waited for."""
         permit = Permit(self, road, road.lane.take(now_s, entry.prompt))
         road.line.pop()
@@ -288,10 +244,10 @@ class Governor:
         if entry.turn is not None:
             entry.turn.set_result(permit)
         else:
-            road.promised[entry.task_id] = _Promise(permit, now_s + PROMISE_S, entry.run)
+            road.promised[entry.task_id] = Promise(permit, now_s + PROMISE_S, entry.run)
             self.on_turn(entry.task_id)
 
-    def _join(self, call: Call) -> _Entry:
+    def _join(self, call: Call) -> Entry:
         """The call's place: the one it has kept, or a new one."""
         task_id, run, road = call.subject.task_id, call.subject.run, self._road(call.request.model)
         entry = self._places.get(task_id)
@@ -301,18 +257,18 @@ class Governor:
         if entry is None:
             payer = call.payer
             flow = (payer.key_id or payer.owner, payer.session_id)
-            entry = _Entry(task_id, run, flow, call.prompt_tokens, road)
+            entry = Entry(task_id, run, flow, call.prompt_tokens, road)
             self._places[task_id] = entry
             road.line.join(flow, entry, first=call.tries.made > 0)
         entry.run = run
         return entry
 
-    def _kept(self, road: _Road, task_id: str) -> Permit | None:
+    def _kept(self, road: Road, task_id: str) -> Permit | None:
         """The turn that was held for the task."""
         promise = road.promised.pop(task_id, None)
         return None if promise is None else promise.permit
 
-    def _leave(self, entry: _Entry) -> None:
+    def _leave(self, entry: Entry) -> None:
         """Give up the place, or the turn that has come meanwhile."""
         if self._places.get(entry.task_id) is entry:
             del self._places[entry.task_id]
@@ -322,18 +278,18 @@ class Governor:
             turn.result().unused()
         self.moved(entry.road)
 
-    def _too_long(self, entry: _Entry) -> None:
+    def _too_long(self, entry: Entry) -> None:
         """Raises `Parked` at once where it is plain that the wait is longer than a slot may be held."""
         if self._estimate_s(entry) > self._limits.park_after_s:
             raise self._park(entry)
 
-    def _estimate_s(self, entry: _Entry) -> float:
+    def _estimate_s(self, entry: Entry) -> float:
         road, now_s = entry.road, self.now_s()
         hold = road.lane.hold(now_s, entry.prompt)
         first_s = 0.0 if hold is None or hold.wait_s is None else hold.wait_s
         return first_s + (road.line.ahead(entry.flow)) * road.lane.pace_s(entry.prompt)
 
-    def _park(self, entry: _Entry) -> Parked:
+    def _park(self, entry: Entry) -> Parked:
         entry.turn = None
         entry.road.parked_count += 1
         hold = self._hold_of(entry)
@@ -341,16 +297,16 @@ class Governor:
         at_us = self._clock.now_us() + int(wait_s * US_PER_S)
         return Parked("upstream_busy" if hold is None else hold.reason, at_us)
 
-    def _hold_of(self, entry: _Entry) -> Hold | None:
+    def _hold_of(self, entry: Entry) -> Hold | None:
         return entry.road.lane.hold(self.now_s(), entry.prompt)
 
-    def _expire(self, road: _Road, now_s: float) -> None:
+    def _expire(self, road: Road, now_s: float) -> None:
         """Turns that nobody came for go to others."""
         gone = [t for t, promise in road.promised.items() if promise.until_s <= now_s]
         for task_id in gone:
             road.promised.pop(task_id).permit.lapsed()
 
-    def _wind(self, road: _Road, now_s: float) -> None:
+    def _wind(self, road: Road, now_s: float) -> None:
         """See that somebody looks when time alone brings the next turn."""
         due = [promise.until_s for promise in road.promised.values()]
         entry = road.line.head()
@@ -367,12 +323,12 @@ class Governor:
         road.wakes_at_s = at_s
         road.pump = asyncio.create_task(self._look_later(road, at_s - now_s), name="governor")
 
-    async def _look_later(self, road: _Road, wait_s: float) -> None:
+    async def _look_later(self, road: Road, wait_s: float) -> None:
         await self._clock.sleep(wait_s)
         road.pump = None
         self.moved(road)
 
-    def _road(self, model: str) -> _Road:
+    def _road(self, model: str) -> Road:
         road = self._by_model.get(model)
         if road is None:
             pool = pool_of(model)
@@ -383,11 +339,11 @@ class Governor:
             road.models.add(model)
         return road
 
-    def _open(self, pool: str) -> _Road:
+    def _open(self, pool: str) -> Road:
         if len(self._roads) >= ROADS_LIMIT:
             self._close_one()
         lane = Lane(pool, start=self._limits.start, most=self._limits.most)
-        road = self._roads[pool] = _Road(lane)
+        road = self._roads[pool] = Road(lane)
         lane.breaker.awaited = road.line.__len__
         return road
 

@@ -228,13 +228,19 @@ class TestClassifier:
 
     async def test_a_small_budget_does_not_make_a_dear_route_cheap(self, tmp_path: Path) -> None:
         """Less than any route will likely cost: it is asked of the cheapest all the same, and told what it can spend."""
-        routes = {"route_simple": SONNET, "route_medium": SONNET, "route_complex": OPUS}
+        routes: dict[str, Any] = {
+            "route_simple": SONNET,
+            "route_medium": SONNET,
+            "route_complex": OPUS,
+        }
         task = PLAIN + ' [[sim {"answer": "simple"}]]'
         async with started(tmp_path, auto_classifier=True, **routes) as bursar:
-            body = {"task": task, "complexity": "auto"}
+            body = {"task": task, "complexity": "auto", "tools": ["calculator"]}
             quote = (await bursar.client.post("/quotes", json=body)).json()
             budget_usd = quote["routing"]["alternatives"][0]["likely_usd"] * 0.9
-            made = await bursar.run(task, complexity="auto", budget_usd=budget_usd)
+            made = await bursar.run(
+                task, complexity="auto", tools=["calculator"], budget_usd=budget_usd
+            )
             likely = [other["likely_usd"] for other in made["routing"]["alternatives"]]
             assert likely == [made["budget_usd"]] * 3
             assert [seen.request["model"] for seen in bursar.simulator.log.seen] == [SONNET, SONNET]

@@ -132,7 +132,8 @@ def open_works(tmp_path: Path) -> OpenWorks:
             )
             lease = await lease_of(desk.store.inner)
             queue = EmbeddedQueue(desk.store, desk.clock, lease=lease, limit=1_000)
-            pool = WorkerPool(desk.store, queue, loop, desk.turns, desk.clock, lease, slots=slots)
+            held = desk.store, queue, loop, desk.turns, desk.clock, lease
+            pool = WorkerPool(*held, slots=slots, governor=desk.governor)
             told: list[Recorded] = []
             desk.store.inner.listener = Feed(queue.on_event, pool.on_event, told.append).publish
             works = Works(desk, queue, pool, probe, told, lease)

@@ -1,6 +1,7 @@
 """Tasks that wait here and go on in another process: nothing of them may stand in the way here."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,10 +10,14 @@ from app.budget.scopes import Scope
 from app.domain.task import LOCAL_OWNER, Conclusion, Outcome, TaskStatus
 from app.journal.events import ToolStarted
 from app.journal.hints import ANYTHING, Hint
+from app.llm.call import Parked
+from app.llm.governor.governor import GovernorLimits, Permit, pool_of
+from app.llm.governor.lane import Reason, Told
 from app.queue import verbs
 from app.queue.retrying import Changes, retry
 from tests.support.clock import yielded
-from tests.support.provider import Hang, answer, calls, text, tool_use
+from tests.support.desk import call_of
+from tests.support.provider import HAIKU, Hang, answer, calls, text, tool_use
 from tests.support.seeding import claim_now, drift, hold_lease
 
 SCOPE = Scope("session", "s")
@@ -166,3 +171,60 @@ async def test_a_cancel_of_an_earlier_run_is_not_the_next_ones(
         await unheard(works, lambda tx: verbs.cancel(tx, LOCAL_OWNER, "next"))
         await works.start()
         assert (await works.ended())["outcome"] == "answered"
+
+
+async def parked_at_the_governor(works: Any) -> Permit:
+    """One call is in flight, and no more may be: the first call of `t` keeps a place in the line, its task waits."""
+    await works.accept("first")
+    (first,) = await works.desk.store.write(lambda tx: claim_now(tx, 1))
+    permit = works.desk.governor.enter(call_of(first))
+    await works.accept("t")
+    (claim,) = await works.desk.store.write(lambda tx: claim_now(tx, 1))
+    with pytest.raises(Parked, match="upstream_busy"):
+        await works.desk.governor.wait(call_of(claim))
+    give_back = partial(verbs.give_back, subject=claim.subject, reason="upstream_busy")
+    await works.desk.store.write(lambda tx: give_back(tx, available_at_us=tx.now_us))
+    assert isinstance(permit, Permit)
+    return permit
+
+
+ONE: dict[str, Any] = {"lets": GovernorLimits(start=1, most=1), "park_after_s": 0.01}
+
+
+@pytest.mark.parametrize("hint", [ANYTHING, Hint(frozenset({"t"}))])
+async def test_a_place_at_the_governor_of_a_task_that_goes_on_elsewhere(
+    open_works: Any, hint: Hint
+) -> None:
+    """It was parked here with its first call, and runs under another worker: nobody here waits behind it."""
+    async with open_works(**ONE) as works:
+        await parked_at_the_governor(works)
+        await works.pool.hear(hint)
+        assert list(works.desk.governor.kept()) == ["t"], "it waits still"
+        await unheard(works, lambda tx: claim_now(tx, 1, "w2"))
+        await works.pool.hear(hint)
+        assert list(works.desk.governor.kept()) == []
+
+
+async def test_a_turn_that_comes_for_a_task_that_goes_on_elsewhere(open_works: Any) -> None:
+    """Waking it shows that it has gone: its permit is free at once, not when the promise runs out."""
+    async with open_works(**ONE) as works:
+        permit = await parked_at_the_governor(works)
+        await unheard(works, lambda tx: claim_now(tx, 1, "w2"))
+        permit.unused()
+        (road,) = works.desk.governor.roads()
+        assert list(road.promised) == ["t"]
+        while road.promised:
+            await yielded()
+        assert road.lane.concurrency.in_flight == 0
+
+
+async def test_an_outage_that_is_waited_for_is_not_forgotten(open_works: Any) -> None:
+    """Nobody has found out whether it is over: they would all leave at once."""
+    async with open_works(**ONE) as works:
+        permit = await parked_at_the_governor(works)
+        works.desk.governor.hear(pool_of(HAIKU), Told(Reason.OUTAGE, 2.0))
+        works.desk.clock.move(600)
+        assert works.desk.governor.outage_s(HAIKU) is not None
+        works.desk.governor.forget("t")
+        assert works.desk.governor.outage_s(HAIKU) is None
+        permit.unused()

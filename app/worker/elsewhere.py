@@ -1,0 +1,33 @@
+"""What the rows say of tasks that something is kept for here, and that another process may have gone on with."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from app.budget.turns import Turns
+from app.domain.task import TaskStatus
+from app.llm.governor.governor import Governor
+from app.store.port import Row, Tx
+
+LOOK_LIMIT = 500
+"""So many of those whose calls wait here are looked for at once; the others, when their turns come."""
+
+
+def kept_for(turns: Turns, governor: Governor, wanted: Iterable[str] | None) -> set[str]:
+    """The tasks, of these or of all, that stand in a line here."""
+    if wanted is None:
+        return turns.standing() | set(islice(governor.kept(), LOOK_LIMIT))
+    known = turns.known()
+    return {t for t in wanted if t in known or governor.run_of(t) is not None}
+
+
+def is_gone(place: Row | None, run: int | None, me: str) -> bool:
+    """It has ended, or has gone on in another process since its `run` here; it may wait in that one's line by now."""
+    if place is None or TaskStatus(place["status"]).terminal:
+        return True
+    return run is not None and place["run_count"] > run and place["lease_owner"] != me
+
+
+def is_cancelling(tx: Tx, task_id: str) -> bool:
+    """Somebody asked to cancel it."""
+    row = tx.one("task_place", id=task_id)
+    return row is not None and row["status"] == TaskStatus.CANCELLING
