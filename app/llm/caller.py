@@ -376,5 +376,7 @@ def _tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:
         "surplus_usd": usd_from_nano(confirmed.surplus_nano),
     }
     named = {"task_id": attempt.subject.task_id, "attempt_id": attempt.id}
-    level = logging.ERROR if confirmed.surplus_nano else logging.WARNING
-    _log.log(level, "late_answer", extra={**named, **amounts})
+    if confirmed.surplus_nano:
+        _log.error("late_answer", extra={**named, **amounts})
+    else:
+        _log.warning("late_answer", extra={**named, **amounts})

@@ -48,6 +48,8 @@ KEPT_S = 29 * 86_400
 STOP_S = 2.0
 _NOBODYS_ITEM = frozenset({401, 402, 403, 404, 405, 407})
 """What is said of the account or of the address, whatever is asked."""
+_NOT_DONE = frozenset({501, 529})
+"""Of the server's own errors, those that say that it has not begun: it never will, or has no room."""
 _log = logging.getLogger(__name__)
 
 
@@ -301,7 +303,7 @@ def _perhaps_made(failure: ModelFailure) -> bool:
     if failure.phase is Phase.CONNECT:
         return False
     answered = failure.phase is Phase.RESPONSE and failure.status is not None
-    return not answered or ((failure.status or 0) >= 500 and failure.status != 529)
+    return not answered or ((failure.status or 0) >= 500 and failure.status not in _NOT_DONE)
 
 
 def _may_be_one_item(failure: ModelFailure) -> bool:

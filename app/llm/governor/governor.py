@@ -12,12 +12,9 @@ from functools import lru_cache
 
 from app.domain.clock import US_PER_S, Clock
 from app.llm.call import Call, Parked
-from app.llm.governor.lane import Charge, Hold, Lane, Told
-from app.llm.governor.road import Entry, Promise, Road
+from app.llm.governor.lane import Hold, Lane, Told
+from app.llm.governor.road import Entry, Permit, Promise, Road
 from app.llm.models import family_of
-from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Provider
-from app.llm.rates import Rates
-from app.llm.usage import Usage
 
 PROMISE_S = 5.0
 """How long a woken task's turn is held for it."""
@@ -41,76 +38,6 @@ class GovernorLimits:
     most: int = 10_000
     """Calls in flight per model, at most."""
     park_after_s: float = 5.0
-
-
-class Permit:
-    """A call may leave. It must be ended, in one of these ways; ending it again does nothing."""
-
-    __slots__ = ("_charge", "_governor", "_over", "_road")
-
-    def __init__(self, governor: "Governor", road: Road, charge: Charge) -> None:
-        self._governor = governor
-        self._road = road
-        self._charge = charge
-        self._over = False
-
-    @property
-    def probe(self) -> bool:
-        """It finds out whether an outage is over."""
-        return self._charge.probe
-
-    async def ask(self, provider: Provider, request: ModelRequest) -> ModelAnswer:
-        """Make the attempt that was let leave, and learn from its end.
-
-        Raises:
-            ModelFailure: the attempt failed.
-        """
-        try:
-            answer = await provider.ask(request)
-        except ModelFailure as failure:
-            self.failed(failure, failure.rates or _rates_of(request))
-            raise
-        except BaseException:
-            self.given_up()
-            raise
-        self.answered(answer.usage, _rates_of(request))
-        return answer
-
-    def unused(self) -> None:
-        """Nothing left."""
-        if self._ends():
-            self._road.lane.unused(self._charge, self._governor.now_s())
-            self._governor.moved(self._road)
-
-    def lapsed(self) -> None:
-        """Nobody came for it; who let it lapse sees to the others."""
-        if self._ends():
-            self._road.lane.unused(self._charge, self._governor.now_s())
-
-    def given_up(self) -> None:
-        """It left; the answer is lost for reasons of ours."""
-        if self._ends():
-            self._road.lane.given_up(self._charge, self._governor.now_s())
-            self._governor.moved(self._road)
-
-    def answered(self, usage: Usage | None, rates: Rates | None) -> None:
-        """An answer came."""
-        if self._ends():
-            self._road.lane.answered(self._charge, self._governor.now_s(), usage, rates)
-            self._governor.moved(self._road)
-
-    def failed(self, failure: ModelFailure, rates: Rates | None) -> None:
-        """The attempt failed."""
-        if self._ends():
-            lane, now_s = self._road.lane, self._governor.now_s()
-            told = lane.failed(self._charge, now_s, failure, rates)
-            if told is not None:
-                self._governor.tell(lane.pool, told)
-            self._governor.moved(self._road)
-
-    def _ends(self) -> bool:
-        over, self._over = self._over, True
-        return not over
 
 
 class Governor:
@@ -355,10 +282,6 @@ class Governor:
             del self._roads[road.lane.pool]
             for model in road.models:
                 self._by_model.pop(model, None)
-
-
-def _rates_of(request: ModelRequest) -> Rates | None:
-    return None if request.progress is None else request.progress.rates
 
 
 @lru_cache(maxsize=512)

@@ -1,7 +1,8 @@
 """One call's way past the governor, which it gives free while it waits for something else."""
 
 from app.llm.call import Call
-from app.llm.governor.governor import Governor, Permit
+from app.llm.governor.governor import Governor
+from app.llm.governor.road import Permit
 
 
 class Passage:

@@ -98,6 +98,7 @@ class Refusing(DirectBatches):
 
     status = 429
     error_code: str | None = None
+    api_shaped = True
 
     async def create(self, items: Sequence[tuple[str, bytes]]) -> Standing:
         if any(name.startswith("bad") for name, _ in items):
@@ -107,7 +108,7 @@ class Refusing(DirectBatches):
                 phase=Phase.RESPONSE,
                 status=self.status,
                 error_code=self.error_code,
-                api_shaped=True,
+                api_shaped=self.api_shaped,
             )
         return await super().create(items)
 
@@ -123,6 +124,28 @@ async def test_a_spend_cap_is_said_at_once(office: Office) -> None:
     row = await office.row("bad")
     assert row["outcome"] == "upstream_spend_cap"
     assert (row["spent_nano"], row["reserved_nano"]) == (0, 0)
+
+
+@pytest.mark.parametrize("api_shaped", [True, False])
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [(404, "upstream_rejected"), (405, "upstream_rejected"), (501, "upstream_failed")],
+)
+async def test_an_upstream_without_batches_is_said_at_once(
+    office: Office, status: int, outcome: str, api_shaped: bool
+) -> None:
+    """No batch was made, and none ever will be: nobody looks for one until the deadline."""
+    without = Refusing(office.simulator)
+    without.status, without.api_shaped = status, api_shaped
+    served_by(office, without)
+    await office.submit("bad", "bad-too")
+    await office.look(10)
+    await office.work()
+    for task_id in ("bad", "bad-too"):
+        row = await office.row(task_id)
+        assert row["outcome"] == outcome
+        assert (row["spent_nano"], row["reserved_nano"]) == (0, 0)
+    assert office.made == []
 
 
 class Slow(DirectBatches):

@@ -11,8 +11,9 @@ from app.domain.task import LOCAL_OWNER, Conclusion, Outcome, TaskStatus
 from app.journal.events import ToolStarted
 from app.journal.hints import ANYTHING, Hint
 from app.llm.call import Parked
-from app.llm.governor.governor import GovernorLimits, Permit, pool_of
+from app.llm.governor.governor import GovernorLimits, pool_of
 from app.llm.governor.lane import Reason, Told
+from app.llm.governor.road import Permit
 from app.queue import verbs
 from app.queue.retrying import Changes, retry
 from tests.support.clock import yielded

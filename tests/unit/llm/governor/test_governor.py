@@ -17,10 +17,10 @@ from app.llm.governor.governor import (
     ROADS_LIMIT,
     Governor,
     GovernorLimits,
-    Permit,
     pool_of,
 )
 from app.llm.governor.lane import Reason, Told
+from app.llm.governor.road import Permit
 from app.llm.provider import ModelFailure, ModelRequest
 from app.llm.rates import Rates
 from tests.support.clock import SteppedClock, yielded
