@@ -233,6 +233,8 @@ class WorkerPool:
         except asyncio.CancelledError:
             await self._interrupted(claim)
         except StaleLease:
+            # The hint may come now: it must not break off what it asks for.
+            self._cancelled.add(claim.subject.task_id)
             if not await self._is_called_off(claim):
                 raise
             await self._finish(claim, Conclusion(Outcome.CANCELLED))
