@@ -126,8 +126,15 @@ def _sit_out(failure: ModelFailure, outage_s: float, left_s: float) -> Decision:
 
 
 def may_pass(failure: ModelFailure) -> bool:
-    """Whether another attempt might fare better, or another model."""
-    return _permanent(failure) is None
+    """Whether another attempt might fare better, or another model.
+
+    The provider's word against another attempt at this model says nothing of the others.
+    """
+    if _permanent(failure) is None:
+        return True
+    if is_spend_cap(failure) or failure.phase is not Phase.RESPONSE or failure.status is None:
+        return False
+    return failure.status >= 500 and failure.status != 501
 
 
 def is_spend_cap(failure: ModelFailure) -> bool:

@@ -85,10 +85,36 @@ async def test_after_the_last_attempt_the_next_model_goes_on(
 @pytest.mark.parametrize(
     "failure",
     [
+        status(529, "overloaded_error", should_retry=False),
+        status(500, should_retry=False),
+        status(502, "http_status", api_shaped=False, should_retry=False),
+    ],
+    ids=["529", "500", "a proxy's 502"],
+)
+async def test_not_again_does_not_mean_nowhere_else(
+    open_studio: Any, failure: ModelFailure
+) -> None:
+    """`x-should-retry: false` forbids another attempt at this model; the next one is asked at once."""
+    async with open_studio(failure, DONE, fallback_after_s=10.0, max_attempts=3) as studio:
+        claim = await studio.claim(fallback=CHAIN)
+        assert await studio.run(claim) is None
+        assert models(studio) == [HAIKU, SONNET]
+        (told,) = await studio.desk.events(claim, ModelFellBack)
+        assert (told.to_model, told.why) == (SONNET, failure.error_type)
+        assert (await row_of(studio.desk.store))["outcome"] == "answered"
+        assert await drift(studio.desk.store) == []
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
         status(400, "invalid_request_error"),
         status(404, "not_found_error"),
         status(429, error_code="enforced_spend_limit_reached"),
+        status(500, error_code="contract_spend_limit_reached", should_retry=False),
+        status(429, should_retry=False),
         status(501),
+        status(501, should_retry=False),
         in_stream("invalid_request_error"),
     ],
 )
