@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from app.agent.alternatives import alternatives, next_question, score_of
 from app.agent.fallback import Fallback
 from app.agent.job import Job, with_partial
 from app.agent.transcript import Transcript
@@ -13,8 +14,6 @@ from app.domain.money import format_usd
 from app.domain.task import Conclusion, Outcome, TaskError
 from app.journal.events import ModelEscalated
 from app.llm.answers import ToolUse
-from app.llm.bound import worst_case_nano
-from app.llm.models import facts_of
 from app.llm.pricing import PriceRow, UnknownModel
 from app.llm.provider import JsonObject, ModelAnswer
 
@@ -52,36 +51,44 @@ class Ladder:
         if why is None or transcript.escalations >= self.limit:
             return None
         try:
-            trial = self._next(transcript)
-            return None if trial is None else self._event(trial, why, transcript, tools)
+            trials = self._dearer(transcript)
+            return self._event(trials, why, transcript, tools) if trials else None
         except UnknownModel:  # the price file lost one of them since the task was accepted
             return None
 
-    def _next(self, transcript: Transcript) -> Transcript | None:
-        """The transcript as the next dearer model goes on with it, of those whose window it can fit."""
+    def _dearer(self, transcript: Transcript) -> list[Transcript]:
+        """The transcript as each dearer model would go on with it, the next one first; those whose window it can fit."""
+        trials = []
         model = self.stronger(transcript.model)
         while model is not None:
             trial = replace(transcript)
             trial.switch_model(model)
             if can_fit(trial):
-                return trial
+                trials.append(trial)
             model = self.stronger(model)
-        return None
+        return trials
 
     def _event(
-        self, trial: Transcript, why: str, transcript: Transcript, tools: tuple[JsonObject, ...]
+        self,
+        trials: list[Transcript],
+        why: str,
+        transcript: Transcript,
+        tools: tuple[JsonObject, ...],
     ) -> ModelEscalated:
-        prompt_tokens = trial.prompt_tokens(trial.request(tools, stream_above=trial.max_tokens))
+        trial, *dearer = trials
+        asked = next_question(trial, tools, self.row)
+        others = alternatives([transcript, *dearer], tools, self.row)
         return ModelEscalated(
             step=transcript.step + 1,
             from_model=transcript.model,
             to_model=trial.model,
             why=why,
             number=transcript.escalations + 1,
-            prompt_bound_tokens=prompt_tokens,
-            next_worst_nano=worst_case_nano(
-                self.row(trial.model), facts_of(trial.model), prompt_tokens, trial.max_tokens
-            ),
+            prompt_bound_tokens=asked.prompt_tokens,
+            next_worst_nano=asked.worst_nano,
+            score=score_of(transcript.spec),
+            alternatives=others.models,
+            alternatives_worst_nano=others.worst_nano,
         )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
+from app.agent.alternatives import alternatives, score_of
 from app.agent.job import Job
 from app.agent.transcript import Transcript
 from app.agent.window import can_fit
@@ -53,10 +54,10 @@ class Fallback:
         reason = self._reason(transcript.model, why) if models else None
         if reason is None:
             return False
-        for model in models:
-            trial = replace(transcript)
-            trial.switch_model(model)
-            if can_fit(trial) and await self._goes_on(job, reason, await call_of(trial)):
+        trials = _trials(transcript, models)
+        for trial in trials:
+            others = [transcript, *(other for other in trials if other is not trial)]
+            if await self._goes_on(job, reason, await call_of(trial), others):
                 return True
         return False
 
@@ -81,10 +82,10 @@ class Fallback:
             raise Parked(OUTAGE, min(why.available_at_us, soon_us)) from why
         return "outage"
 
-    async def _goes_on(self, job: Job, reason: str, call: Call) -> bool:
+    async def _goes_on(self, job: Job, reason: str, call: Call, others: list[Transcript]) -> bool:
         """Write it down, if the budget pays for the call: else the task rather waits, or ends as it would have."""
         try:
-            event = self._event(job.transcript, reason, call)
+            event = self._event(job.transcript, reason, call, others)
         except UnknownModel:  # the price file lost it since the task was accepted
             return False
 
@@ -101,8 +102,11 @@ class Fallback:
             job.transcript.fall_back(event)
         return written
 
-    def _event(self, transcript: Transcript, reason: str, call: Call) -> ModelFellBack:
+    def _event(
+        self, transcript: Transcript, reason: str, call: Call, others: list[Transcript]
+    ) -> ModelFellBack:
         model = call.request.model
+        instead = alternatives(others, call.request.tools, self._row)
         return ModelFellBack(
             step=call.step,
             from_model=transcript.model,
@@ -113,4 +117,18 @@ class Fallback:
             next_worst_nano=worst_case_nano(
                 self._row(model), facts_of(model), call.prompt_tokens, call.request.max_tokens
             ),
+            score=score_of(transcript.spec),
+            alternatives=instead.models,
+            alternatives_worst_nano=instead.worst_nano,
         )
+
+
+def _trials(transcript: Transcript, models: list[str]) -> list[Transcript]:
+    """The transcript as each of the models would go on with it; those whose window it can fit."""
+    trials = []
+    for model in models:
+        trial = replace(transcript)
+        trial.switch_model(model)
+        if can_fit(trial):
+            trials.append(trial)
+    return trials

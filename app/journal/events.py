@@ -118,6 +118,12 @@ class ModelEscalated(Event):
     prompt_bound_tokens: int
     next_worst_nano: int
     """The most that the next call can cost, nothing of it cached."""
+    score: float | None = None
+    """The router's, where it chose the task's complexity."""
+    alternatives: tuple[str, ...] = ()
+    """Who could have gone on instead: the model that is left, and the dearer routes above the next one."""
+    alternatives_worst_nano: tuple[int, ...] = ()
+    """The most that the next call to each of them can cost, nothing of it cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,10 @@ class ModelFellBack(Event):
     outage_s: float | None
     prompt_bound_tokens: int
     next_worst_nano: int
+    score: float | None = None
+    alternatives: tuple[str, ...] = ()
+    """Who could have gone on instead: the model that is left, once it is back, and the others of the chain at hand."""
+    alternatives_worst_nano: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,12 +35,16 @@ from app.observe.metrics import BoundedLabels, Metrics
 def _public(name: str) -> tuple[str, str, Callable[[Any], Any] | None]:
     """A field's name, its name outside, and how its value is shown there."""
     if name.endswith("_nano"):
-        return name, name.removesuffix("_nano") + "_usd", usd_from_nano
+        return name, name.removesuffix("_nano") + "_usd", _usd
     if name.endswith("_at_us"):
         return name, name.removesuffix("_us"), rfc3339
     if name.endswith("_s"):
         return name, name, _seconds
     return name, name, None
+
+
+def _usd(nano: int | tuple[int, ...]) -> float | tuple[float, ...]:
+    return tuple(map(usd_from_nano, nano)) if isinstance(nano, tuple) else usd_from_nano(nano)
 
 
 def _seconds(value: float) -> float:

@@ -14,6 +14,7 @@ _EXAMPLES: dict[object, Any] = {
     float: 1.25,
     bool: True,
     tuple[str, ...]: ("a", "b"),
+    tuple[int, ...]: (1_234_567_890, 1),
 }
 
 

@@ -1,5 +1,6 @@
 """A step up to the next dearer route: when, what it asks, what it costs, and that a restart comes to the same."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -10,14 +11,14 @@ from app.agent.replay import rebuild
 from app.agent.transcript import Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
-from app.domain.task import BudgetPolicy, Conclusion
+from app.domain.task import BudgetPolicy, Conclusion, Routing
 from app.journal.call_events import ModelAnswered
 from app.journal.events import ModelEscalated
 from app.journal.journal import read_all
-from app.llm.bound import worst_case_nano
+from app.llm.bound import prompt_bound, worst_case_nano
 from app.llm.models import facts_of
 from app.llm.pricing import UnknownModel
-from app.llm.provider import ModelAnswer
+from app.llm.provider import ModelAnswer, ModelRequest
 from tests.support.clock import FakeClock
 from tests.support.desk import prices
 from tests.support.provider import HAIKU, answer, calls, text, thinking, tool_use, usage
@@ -42,6 +43,12 @@ def ladder(limit: int = 2) -> Ladder:
 def models(studio: Any) -> list[str]:
     """Who was asked."""
     return [request.model for request in studio.desk.provider.asked]
+
+
+def worst_of(request: ModelRequest) -> int:
+    """The most that the request can cost, from its bytes."""
+    row, facts = prices().row(request.model, FakeClock.today()), facts_of(request.model)
+    return worst_case_nano(row, facts, prompt_bound(request, facts), request.max_tokens)
 
 
 async def ended(studio: Any) -> tuple[str, Any]:
@@ -85,6 +92,36 @@ async def test_the_step_up_is_priced_from_bytes_with_nothing_cached(open_studio)
         )
         assert told.next_worst_nano == expected
         assert told.prompt_bound_tokens > len(claim.spec.text)
+
+
+async def test_the_event_tells_the_alternatives_and_their_price(open_studio: Any) -> None:
+    """The model that is left, asked the same again, and the route above the next one; each from its own bytes."""
+    async with open_studio(REFUSED, DONE, ladder=ladder()) as studio:
+        claim = await studio.claim(escalate=True, text="Work. " * 200, routing=Routing(0.37, ()))
+        assert await studio.run(claim) is None
+        (told,) = await studio.desk.events(claim, ModelEscalated)
+        assert (told.score, told.alternatives) == (0.37, (HAIKU, OPUS))
+        asked = studio.desk.provider.asked
+        alone = [replace(asked[0], model=model) for model in (HAIKU, OPUS)]
+        assert told.alternatives_worst_nano == tuple(worst_of(request) for request in alone)
+        assert told.next_worst_nano == worst_of(asked[-1])
+
+
+async def test_what_has_no_price_is_no_alternative(open_studio: Any) -> None:
+    """The price file lost the dearest route since: the step up is told of without it. No router, no score."""
+    named = ladder()
+
+    def row(model: str) -> Any:
+        if model == OPUS:
+            raise UnknownModel(model)
+        return named.row(model)
+
+    async with open_studio(REFUSED, DONE, ladder=replace(named, row=row)) as studio:
+        claim = await studio.claim(escalate=True)
+        assert await studio.run(claim) is None
+        (told,) = await studio.desk.events(claim, ModelEscalated)
+        assert (told.score, told.alternatives) == (None, (HAIKU,))
+        assert len(told.alternatives_worst_nano) == 1
 
 
 async def test_thinking_is_left_out_for_the_other_model(open_studio):

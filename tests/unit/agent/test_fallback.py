@@ -1,15 +1,16 @@
 """Another model goes on where one cannot be had: when, which, what it is asked, what it costs, and after a crash."""
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
 from app.agent.transcript import Transcript
-from app.domain.task import Outcome
+from app.domain.task import Outcome, Routing
 from app.journal.call_events import AttemptStarted
 from app.journal.events import ModelFellBack
-from app.llm.bound import worst_case_nano
+from app.llm.bound import prompt_bound, worst_case_nano
 from app.llm.call import Parked
 from app.llm.models import facts_of
 from app.llm.provider import ModelFailure
@@ -126,6 +127,33 @@ async def test_what_would_not_pass_is_no_reason(open_studio: Any, failure: Model
         assert conclusion.outcome is not Outcome.ANSWERED
         assert models(studio) == [HAIKU]
         assert await studio.desk.events(claim, ModelFellBack) == []
+
+
+async def test_the_event_tells_the_alternatives_and_their_price(open_studio: Any) -> None:
+    """The model that is left and the rest of the chain: what the next call to each could have cost."""
+    async with open_studio(overloaded(), DONE, fallback_after_s=10.0, max_attempts=1) as studio:
+        claim = await studio.claim(fallback=CHAIN, routing=Routing(0.62, ()))
+        assert await studio.run(claim) is None
+        (told,) = await studio.desk.events(claim, ModelFellBack)
+        assert (told.score, told.alternatives) == (0.62, (HAIKU, OPUS))
+        asked = studio.desk.provider.asked[0]
+        expected = []
+        for model in (HAIKU, OPUS):
+            row, facts = prices().row(model, FakeClock.today()), facts_of(model)
+            prompt = prompt_bound(replace(asked, model=model), facts)
+            expected.append(worst_case_nano(row, facts, prompt, asked.max_tokens))
+        assert told.alternatives_worst_nano == tuple(expected)
+
+
+async def test_no_router_no_score_and_nobody_is_told_of_twice(open_studio: Any) -> None:
+    """At the second switch the model that could not be had before is no alternative any more."""
+    script = [overloaded(), overloaded(), answer(text("ok"), model=OPUS)]
+    async with open_studio(*script, fallback_after_s=10.0, max_attempts=1) as studio:
+        claim = await studio.claim(fallback=CHAIN)
+        assert await studio.run(claim) is None
+        told = await studio.desk.events(claim, ModelFellBack)
+        assert [event.alternatives for event in told] == [(HAIKU, OPUS), (SONNET,)]
+        assert [event.score for event in told] == [None, None]
 
 
 async def test_without_a_chain_the_task_fails(open_studio: Any) -> None:

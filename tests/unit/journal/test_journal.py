@@ -1,6 +1,7 @@
 """The journal: numbered without gaps, read back as written, refused to runs that lost their task."""
 
 import asyncio
+from dataclasses import fields
 from typing import Any
 
 import orjson
@@ -10,11 +11,12 @@ from app.domain.errors import StaleLease
 from app.domain.task import LOCAL_OWNER, Subject
 from app.journal import call_events, events
 from app.journal.event import Event
-from app.journal.events import EVENTS, CancelRequested, TaskClaimed
+from app.journal.events import EVENTS, CancelRequested, ModelEscalated, ModelFellBack, TaskClaimed
 from app.journal.journal import PAGE_LIMIT, Recorded, append, fence, read, read_all
+from app.journal.views import public_fields
 from app.queue import verbs
 from app.store.port import Tx
-from tests.support.events import examples
+from tests.support.events import example, examples
 from tests.support.seeding import claimed
 
 SUBJECT = Subject("t", "s", run=3)
@@ -86,6 +88,25 @@ async def test_fields_of_a_newer_version_are_ignored(store):
     await store.write(op)
     (entry,) = await read_all(store, SUBJECT)
     assert entry.event == TaskClaimed(worker="w", waited_s=1.5)
+
+
+@pytest.mark.parametrize("kind", [ModelEscalated, ModelFellBack])
+async def test_a_change_of_the_model_of_an_older_version_is_read(store, kind):
+    """Written when neither score nor alternatives were told: what there is comes back, the rest is empty."""
+    added = {"score", "alternatives", "alternatives_worst_nano"}
+    full = example(kind)
+    old = {f.name: getattr(full, f.name) for f in fields(kind) if f.name not in added}
+    data = orjson.dumps(old).decode()
+
+    def op(tx: Tx) -> None:
+        tx.one("append_event", subject="t", type=kind.name, at_us=1, run=1, data=data, body=None)
+
+    await store.write(op)
+    (entry,) = await read_all(store, SUBJECT)
+    assert entry.event == kind(**old)
+    shown = public_fields(entry.event)
+    assert "score" not in shown
+    assert (shown["alternatives"], shown["alternatives_worst_usd"]) == ((), ())
 
 
 async def test_fence_lets_the_holder_through_and_nobody_else(store):

@@ -9,6 +9,7 @@ from app.journal.events import EVENTS
 
 WORDS = {
     *(
+        "alternatives",
         "bound",
         "by",
         "cache",

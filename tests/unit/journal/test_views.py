@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.task import Subject
 from app.journal.call_events import ModelAnswered
-from app.journal.events import EVENTS, TaskRequeued
+from app.journal.events import EVENTS, ModelFellBack, TaskRequeued
 from app.journal.journal import Recorded
 from app.journal.views import LogView, public_entry, public_fields
 from tests.support.clock import START_US
@@ -37,6 +37,12 @@ def test_money_is_exact_to_the_nano_dollar():
     event = example(ModelAnswered)
     shown = public_fields(event)["cost_usd"]
     assert Decimal(repr(shown)) == Decimal(1_234_567_890) / 10**9
+
+
+def test_several_amounts_are_as_exact() -> None:
+    """Each of a field's amounts is in USD, in their order."""
+    shown = public_fields(example(ModelFellBack))["alternatives_worst_usd"]
+    assert [Decimal(repr(usd)) for usd in shown] == [Decimal("1.234567890"), Decimal("1E-9")]
 
 
 def test_instants_are_text():
