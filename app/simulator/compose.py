@@ -75,9 +75,9 @@ def draft(view: View, request: JsonObject, ids: Ids, stop: str | None = None) ->
         stop = directive.stop
     if stop is not None:
         return _stopped(stop, view, directive, request, ids)
-    if calls:
-        return Draft(calls, "tool_use")
     extra = [{"type": "future_block", "data": "opaque"}] if directive.unknown_block else []
+    if calls:
+        return Draft([*extra, *calls], "tool_use")
     return Draft([*extra, _text(_final_text(view, directive, request))])
 
 

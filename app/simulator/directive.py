@@ -15,7 +15,7 @@ The latest user text that carries a directive governs every answer from there on
 | `category` | `stop_details.category` of a refusal |
 | `thinking` | true: each answer begins with a thinking block, which must come back unchanged |
 | `thinking_tokens` | its hidden length (24) |
-| `unknown_block` | true: the final answer carries a block of a type nobody knows yet |
+| `unknown_block` | true: each answer carries a block of a type nobody knows yet |
 """
 
 from dataclasses import dataclass, fields
