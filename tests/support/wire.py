@@ -88,7 +88,7 @@ class Wire:
     async def _answer_one(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
     ) -> bool:
-        self.requests.append(await _receive(reader, number))
+        self.requests.append(await receive(reader, number))
         self.arrived.set()
         for step in self._scripts.popleft():
             match step:
@@ -107,7 +107,7 @@ class Wire:
         return True
 
 
-async def _receive(reader: asyncio.StreamReader, connection: int) -> Received:
+async def receive(reader: asyncio.StreamReader, connection: int) -> Received:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {
         name.lower(): value.strip()
