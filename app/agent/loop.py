@@ -62,6 +62,7 @@ class _Recorded:
         return self.verdict.name
 
     def write(self, tx: Tx, settled: Settled) -> None:
+        self.called_off = False  # it may be run again
         match self.verdict:
             case Finish(conclusion=conclusion):
                 self.job.conclude(tx, conclusion)

@@ -21,7 +21,7 @@ from app.domain.errors import (
     StoreTooNew,
     StoreUnavailable,
 )
-from app.store.queries import load_migrations, load_queries
+from app.store.queries import load_migrations
 from app.store.sqlite_file import (
     BUSY_TIMEOUT_S,
     DATABASE_NAME,
@@ -85,7 +85,7 @@ def examined(path: Path, *, named: Path | None = None) -> Iterator[SqliteTx]:
         if verdict != "ok":
             raise StoreCorrupt(f"{shown} is damaged ({verdict}).")
         connection.execute("BEGIN")
-        yield SqliteTx(connection, load_queries(), 0)
+        yield SqliteTx(connection.cursor(), 0)
 
 
 def check_schema(connection: sqlite3.Connection, path: Path) -> int:

@@ -55,6 +55,8 @@ class Tx(Protocol):
 
 
 Operation = Callable[[Tx], T]
+"""May be run again before it is durable (a neighbour in its commit had to be undone): what it does to objects must
+not depend on how often."""
 
 
 class Urgent(Generic[T]):

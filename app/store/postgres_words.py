@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from psycopg import pq
 
-_PARAMETER = re.compile(r"(?<![:\w]):([a-z][a-z0-9_]*)")
-_COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
+from app.store.queries import PARAMETER, bare
+
 _TEXT, _BINARY = 0, 1
 _NUMBERS = {20, 21, 23, 1700}
 """Types of whole numbers; the sum of such is `numeric`, and whole as well."""
@@ -42,7 +42,7 @@ def statement(name: str, query: str) -> Statement:
             names.append(found[1])
         return f"${names.index(found[1]) + 1}"
 
-    text = _PARAMETER.sub(numbered, _COMMENT.sub("", query)).strip()
+    text = PARAMETER.sub(numbered, bare(query))
     return Statement(name.encode(), text.encode(), tuple(names))
 
 

@@ -4,6 +4,9 @@ import re
 from functools import cache
 from importlib.resources import files
 
+PARAMETER = re.compile(r"(?<![:\w]):([a-z][a-z0-9_]*)")
+"""Finds a parameter's name in a statement without comments."""
+_COMMENT = re.compile(r"^\s*--.*$", re.MULTILINE)
 _HEADER = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 
 
@@ -19,6 +22,11 @@ def load_queries() -> dict[str, str]:
                 raise ValueError(message)
             queries[name] = text.strip().rstrip(";")
     return queries
+
+
+def bare(query: str) -> str:
+    """The statement without its comments."""
+    return _COMMENT.sub("", query).strip()
 
 
 @cache

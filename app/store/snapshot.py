@@ -8,7 +8,6 @@ from pathlib import Path
 from app.domain.clock import SystemClock
 from app.domain.errors import StoreUnavailable
 from app.store.port import Tx
-from app.store.queries import load_queries
 from app.store.sqlite_file import DATABASE_NAME, connect, examine, store_error
 from app.store.sqlite_tx import SqliteTx
 
@@ -48,6 +47,6 @@ def snapshot(place: Path | str) -> Iterator[Tx]:
     with closing(connect(path, read_only=True)) as connection:
         try:
             connection.execute("BEGIN")
-            yield SqliteTx(connection, load_queries(), SystemClock().now_us())
+            yield SqliteTx(connection.cursor(), SystemClock().now_us())
         except sqlite3.Error as error:
             raise store_error(error, path) from error

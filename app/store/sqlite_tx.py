@@ -1,42 +1,70 @@
 """A transaction on an SQLite connection: named queries, and the facts to tell of once it is durable."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from operator import itemgetter
+from typing import Any
 
 from app.store.port import Params, Row
+from app.store.queries import PARAMETER, bare, load_queries
+
+_Values = Callable[[Params], Sequence[Any]]
+"""Takes a statement's values out of its parameters, in order: SQLite looks each name up at a fifth of the
+statement's price."""
 
 
 class SqliteTx:
-    """One operation on one connection."""
+    """One operation on one connection, by way of a cursor of it: a statement ends when the next one begins."""
 
-    __slots__ = ("_connection", "_queries", "facts", "now_us")
+    __slots__ = ("_execute", "_statements", "facts", "now_us")
 
-    def __init__(
-        self, connection: sqlite3.Connection, queries: dict[str, str], now_us: int
-    ) -> None:
-        self._connection = connection
-        self._queries = queries
+    def __init__(self, cursor: sqlite3.Cursor, now_us: int) -> None:
+        self._execute = cursor.execute
+        self._statements = load_statements()
         self.now_us = now_us
         self.facts: list[object] = []
 
     def one(self, query: str, **params: object) -> Row | None:
-        row: Row | None = self._connection.execute(self._queries[query], params).fetchone()
+        text, values = self._statements[query]
+        row: Row | None = self._execute(text, values(params)).fetchone()
         return row
 
     def all(self, query: str, **params: object) -> Sequence[Row]:
-        return self._connection.execute(self._queries[query], params).fetchall()
+        text, values = self._statements[query]
+        return self._execute(text, values(params)).fetchall()
 
     def run(self, query: str, **params: object) -> int:
-        return self._connection.execute(self._queries[query], params).rowcount
+        text, values = self._statements[query]
+        return self._execute(text, values(params)).rowcount
 
     def one_each(self, query: str, many: Sequence[Params]) -> list[Row | None]:
-        return [self._connection.execute(self._queries[query], each).fetchone() for each in many]
+        text, values = self._statements[query]
+        return [self._execute(text, values(each)).fetchone() for each in many]
 
     def run_each(self, query: str, many: Sequence[Params]) -> list[int]:
-        return [self._connection.execute(self._queries[query], each).rowcount for each in many]
+        text, values = self._statements[query]
+        return [self._execute(text, values(each)).rowcount for each in many]
 
     def later(self, query: str, **params: object) -> None:
-        self._connection.execute(self._queries[query], params)
+        text, values = self._statements[query]
+        self._execute(text, values(params))
 
     def after_commit(self, fact: object) -> None:
         self.facts.append(fact)
+
+
+@cache
+def load_statements() -> Mapping[str, tuple[str, _Values]]:
+    """Name → the statement in SQLite's words, and what takes its values."""
+    found = {}
+    for name, query in load_queries().items():
+        text = bare(query)
+        found[name] = PARAMETER.sub("?", text), _values(PARAMETER.findall(text))
+    return found
+
+
+def _values(names: Sequence[str]) -> _Values:
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda params: [params[name] for name in names]

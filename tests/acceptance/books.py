@@ -15,7 +15,6 @@ from psycopg.rows import dict_row
 from app.budget.audit import Drift, audit
 from app.domain.task import Outcome, TaskStatus
 from app.store.port import Tx
-from app.store.queries import load_queries
 from app.store.snapshot import snapshot
 from app.store.sqlite_tx import SqliteTx
 
@@ -68,7 +67,7 @@ def read_books(place: Path | str, bill: dict[str, Any]) -> Books:
         ):
             return _read(lambda query: postgres.execute(query.encode()).fetchall(), tx, bill)
     with opened(place) as connection:
-        tx = SqliteTx(connection, load_queries(), 0)
+        tx = SqliteTx(connection.cursor(), 0)
         return _read(lambda query: rows(connection, query), tx, bill)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from app.budget.audit import audit
 from app.domain.errors import StoreError
-from app.store.queries import load_migrations, load_queries
+from app.store.queries import load_migrations
 from app.store.sqlite_file import DATABASE_NAME, connect, migrate, statements_of
 from app.store.sqlite_tx import SqliteTx
 from tests.support.versions import LATEST, fill, task_ids
@@ -97,7 +97,7 @@ def _check(path: Path, version: int, kept: list[Any] | None, fresh: list[Any]) -
         migrate(connection, path, 0)
         assert _schema(connection) == fresh
         assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-        assert audit(SqliteTx(connection, load_queries(), 0)).drifts == ()
+        assert audit(SqliteTx(connection.cursor(), 0)).drifts == ()
         if kept is not None:
             assert _kept(connection) == kept
             assert [row[0] for row in _kept(connection)[0]] == task_ids(version)

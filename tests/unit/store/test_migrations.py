@@ -10,7 +10,7 @@ from app.budget.audit import audit
 from app.budget.ledger import Attempt, Kind, reserve, settle
 from app.budget.scopes import SERVICE, Payer, Scope, session_scope, task_scope
 from app.domain.task import Subject
-from app.store.queries import load_migrations, load_queries
+from app.store.queries import load_migrations
 from app.store.sqlite_file import DATABASE_NAME, connect, migrate, statements_of
 from app.store.sqlite_tx import SqliteTx
 
@@ -69,7 +69,7 @@ def migrated(tmp_path: Path) -> sqlite3.Connection:
 
 def test_what_was_there_is_there(migrated: sqlite3.Connection) -> None:
     """Accounts keep their limits and balances, a lowered limit its ceiling, and the books still agree."""
-    tx = SqliteTx(migrated, load_queries(), 50)
+    tx = SqliteTx(migrated.cursor(), 50)
     found = [
         tuple(row)
         for row in migrated.execute(
@@ -84,7 +84,7 @@ def test_what_was_there_is_there(migrated: sqlite3.Connection) -> None:
 
 def test_it_goes_on_from_there(migrated: sqlite3.Connection) -> None:
     """An open reservation is settled, and a new one holds on the windows, too."""
-    tx = SqliteTx(migrated, load_queries(), 50)
+    tx = SqliteTx(migrated.cursor(), 50)
     subject = Subject("t", "s")
     assert settle(tx, "t/2/1", Kind.PRESUMED) is not None
     payer = Payer("t", "s", "local")

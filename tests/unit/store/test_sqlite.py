@@ -146,6 +146,49 @@ async def test_two_thousand_operations_are_more_than_one_batch(store):
     assert max(commits) == 512
 
 
+class RefusedError(Exception):
+    """What an operation says that is not carried out."""
+
+
+@pytest.mark.parametrize(("writes", "runs"), [(False, 1), (True, 2)])
+async def test_a_refusal_makes_its_commit_start_over_only_after_a_write(store, writes, runs):
+    """What came before it in the commit is kept once, what it wrote is undone, and each is told of once."""
+    told: list[object] = []
+    ran: list[str] = []
+    store.listener = told.extend
+
+    def kept(name: str) -> Any:
+        def op(tx: Tx) -> str:
+            ran.append(name)
+            append(tx, name)
+            tx.after_commit(name)
+            return name
+
+        return op
+
+    def refused(tx: Tx) -> None:
+        ran.append("refused")
+        if writes:
+            append(tx, "refused")
+        tx.after_commit("refused")
+        raise RefusedError
+
+    blocker = store.write(lambda _tx: None)  # while it is written, the others gather
+    results = await asyncio.gather(
+        blocker,
+        store.write(kept("before")),
+        store.write(refused),
+        store.write(kept("after")),
+        return_exceptions=True,
+    )
+    assert results[1] == "before"
+    assert isinstance(results[2], RefusedError)
+    assert results[3] == "after"
+    assert told == ["before", "after"]
+    assert ran.count("before") == runs
+    assert [await count(store, name) for name in ("before", "refused", "after")] == [1, 0, 1]
+
+
 async def test_a_hung_default_pool_stops_no_commit(store):
     """The store has threads of its own: tools or name look-ups that hang elsewhere are no matter."""
     loop, gate = asyncio.get_running_loop(), threading.Event()
