@@ -15,6 +15,7 @@ import orjson
 from app.budget.ledger import Kind
 from app.domain.money import format_usd
 from app.domain.period import DAY_US, utc_date
+from app.domain.record import record
 from app.llm.pricing import PriceBook, UnknownModel
 from app.llm.usage import Tokens, Usage
 from app.store.port import Row, Tx
@@ -37,7 +38,7 @@ _HEADER = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Line:
     """A settlement, as far as its price goes. Nano-dollars."""
 

@@ -4,12 +4,12 @@ Its decision is an event. Once a task has one, or an attempt at one was lost, no
 """
 
 import re
-from dataclasses import dataclass
 
 from app.agent.job import OVERCHARGED_END, Job
 from app.budget.ledger import Settled
 from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
+from app.domain.record import record
 from app.domain.task import Alternative, Complexity, Routing, TaskSpec
 from app.journal.events import ModelRouted
 from app.journal.journal import append, fence
@@ -57,7 +57,7 @@ def cheapest(routing: Routing) -> Alternative:
     return min(routing.alternatives, key=lambda other: (other.likely_nano, other.model))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Classified:
     """What the answer leads to: written with it."""
 

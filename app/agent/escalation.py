@@ -1,7 +1,7 @@
 """When a model refuses, is cut off, says nothing or goes in circles: the next dearer route goes on, where that is wanted."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from app.agent.alternatives import alternatives, next_question, score_of
 from app.agent.fallback import Fallback
@@ -11,6 +11,7 @@ from app.agent.verdict import Finish, RunTools, Verdict
 from app.agent.window import can_fit
 from app.domain.errors import BudgetExhausted
 from app.domain.money import format_usd
+from app.domain.record import record
 from app.domain.task import Conclusion, Outcome, TaskError
 from app.journal.events import ModelEscalated
 from app.llm.answers import ToolUse
@@ -23,7 +24,7 @@ STUCK = "stuck"
 _ENDS = frozenset({Outcome.REFUSED, Outcome.TRUNCATED, Outcome.EMPTY_ANSWER})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ladder:
     """Which model follows which, and how often."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from app.agent.transcript import Transcript
 from app.budget.scopes import Payer
+from app.domain.record import record
 from app.domain.task import Claim, Conclusion, Outcome, TaskError
 from app.journal.journal import Recorded
 from app.llm.caller import OVERCHARGED
@@ -29,7 +30,7 @@ class History:
         self.size_bytes += len(entry.body or b"")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class HistoryLimits:
     """How long a task's journal may become before the task is ended."""
 
@@ -41,7 +42,7 @@ class HistoryLimits:
         return history.events >= self.events or history.size_bytes >= self.size_bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Job:
     """One run's work."""
 

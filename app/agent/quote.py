@@ -1,9 +1,8 @@
 """What a task can cost, and what it will likely cost, before it runs. Pure."""
 
-from dataclasses import dataclass
-
 from app.agent.classify import question
 from app.agent.transcript import TOOL_CALLS_LIMIT, enlarged_max_tokens
+from app.domain.record import record
 from app.domain.task import BudgetPolicy, TaskSpec, Urgency
 from app.llm.bound import CacheUse, UnboundedContent, compaction_nano, prompt_bound, worst_case_nano
 from app.llm.models import ModelFacts, facts_of
@@ -23,7 +22,7 @@ LIKELY_STEPS_WITH_TOOLS = 3
 LIKELY_RESULT_TOKENS = 100
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class QuoteLimits:
     """What bounds a task's calls besides its own words."""
 

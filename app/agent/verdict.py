@@ -3,9 +3,8 @@
 Source of the reasons: Messages API documentation, "Handling stop reasons".
 """
 
-from dataclasses import dataclass
-
 from app.agent.transcript import Transcript, enlarged_max_tokens
+from app.domain.record import record
 from app.domain.task import Conclusion, Outcome, TaskError
 from app.llm.answers import ToolUse, text_of, tool_uses
 from app.llm.provider import ModelAnswer
@@ -18,7 +17,7 @@ _LAST_WORDS = frozenset(
 """Reasons with which the text of a closing turn is an answer; for a tool call it is only the talk before one."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finish:
     """The task ends."""
 
@@ -26,7 +25,7 @@ class Finish:
     name: str = "finish"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RunTools:
     """Run these, answer all of them, ask again."""
 
@@ -34,7 +33,7 @@ class RunTools:
     name: str = "run_tools"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AskAgain:
     """Ask again: `continue` a paused turn, `nudge` after an empty one, `enlarge` after a cut-off one.
 

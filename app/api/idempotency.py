@@ -6,7 +6,6 @@ one. A refusal is not stored: nothing has happened, and next time it may be acce
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import orjson
 from fastapi import Request
@@ -17,6 +16,7 @@ from app.api.services import Services
 from app.api.submit import Submission
 from app.budget.keys import Principal
 from app.domain.errors import BursarError, KeyReused, SubmissionRefused
+from app.domain.record import record
 from app.queue.answers import expired_us
 from app.store.port import Tx
 
@@ -25,7 +25,7 @@ REPLAYED = {"Idempotency-Replayed": "true"}
 KEY_LIMIT = 255
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Key:
     """A client's name for one submission."""
 
@@ -35,7 +35,7 @@ class Key:
     """SHA-256 of what the body means: its fields as they were understood, in a fixed order, defaults left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answer:
     """What the submission was answered."""
 

@@ -1,9 +1,8 @@
 """Sub-tasks: they draw on their parent's budget, and there is an end to how many and how deep."""
 
-from dataclasses import dataclass
-
 from app.budget.keys import Principal
 from app.domain.errors import SubmissionRefused
+from app.domain.record import record
 from app.domain.task import TaskStatus
 from app.queue.verbs import spec_of
 from app.store.port import Operation, Tx
@@ -14,7 +13,7 @@ SUBTASKS_LIMIT = 100
 """Sub-tasks of one task, in all."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Parent:
     """What a sub-task takes over: its ancestors, nearest first, and their session."""
 

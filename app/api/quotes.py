@@ -1,6 +1,5 @@
 """/quotes: what a task would cost. Nothing is called, nothing is kept."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from app.budget.accounts import Balance, find_balance
 from app.budget.scopes import session_scope
 from app.domain.clock import US_PER_S
 from app.domain.money import usd_from_nano
+from app.domain.record import record
 from app.domain.task import Complexity, TaskSpec, Urgency
 from app.llm.pricing import PriceRow
 from app.queue.verbs import spec_of
@@ -76,7 +76,7 @@ class QuoteOut(BaseModel):
     blocked_by: BlockedOut | None = Field(description="The budget that is spent, if not.")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Seen:
     """What the store says of it."""
 

@@ -1,6 +1,6 @@
 """Which model a submission goes to: as it says, or as the router finds; and what the other routes would cost."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from app.agent.classify import routed_event
@@ -9,6 +9,7 @@ from app.api.bodies import TaskIn
 from app.api.services import Defaults, Services
 from app.domain.clock import US_PER_S
 from app.domain.errors import SubmissionRefused
+from app.domain.record import record
 from app.domain.task import (
     Alternative,
     AskedComplexity,
@@ -23,7 +24,7 @@ from app.llm.routing.decide import Decision, decide
 from app.llm.routing.evidence import Asked
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Chosen:
     """The model, why, and the router's decision where it made one."""
 

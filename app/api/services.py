@@ -12,6 +12,7 @@ from app.budget.accounts import ServiceLimits
 from app.budget.keys import Principal
 from app.budget.turns import Turns
 from app.domain.clock import Clock
+from app.domain.record import record
 from app.domain.task import AskedComplexity, Complexity
 from app.journal.feed import Feed
 from app.llm.governor.governor import Governor
@@ -29,7 +30,7 @@ _WHO = "bursar.principal"
 """Where a request keeps what was found, for who asks again."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Defaults:
     """What a submission gets that does not say otherwise."""
 

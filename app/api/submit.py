@@ -1,7 +1,7 @@
 """From a body to a durable task: what is checked, and the one transaction that accepts it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from app.agent.quote import at_tier, first_prompt_tokens
@@ -17,6 +17,7 @@ from app.domain.clock import US_PER_S
 from app.domain.errors import SubmissionRefused
 from app.domain.ids import new_id
 from app.domain.money import nano_from_usd
+from app.domain.record import record
 from app.domain.task import Bound, BudgetPolicy, Subject, TaskSpec
 from app.journal.events import TaskAccepted
 from app.journal.journal import append
@@ -39,7 +40,7 @@ _UNBOUNDED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Submission:
     """A task that can run, not yet accepted."""
 

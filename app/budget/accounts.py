@@ -1,7 +1,6 @@
 """Accounts: the budget of each scope and what has become of it. Inside the caller's transaction, in nano-dollars."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from app.budget.scopes import (
     SERVICE,
@@ -16,6 +15,7 @@ from app.budget.scopes import (
 )
 from app.domain.errors import BudgetExhausted, NotFound
 from app.domain.money import MAX_USD, NANO_PER_USD
+from app.domain.record import record
 from app.store.port import Tx
 
 UNLIMITED_NANO = MAX_USD * NANO_PER_USD
@@ -23,7 +23,7 @@ WARN_PERCENT = 80
 """How much of a budget is spent when a warning is due, unless the settings say otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Balance:
     """How an account stands."""
 
@@ -57,7 +57,7 @@ class Balance:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ServiceLimits:
     """The budgets of the whole service, in nano-dollars; None is no such budget."""
 
@@ -144,7 +144,7 @@ def shared_balances(
     return _with_new(tx, shared, found, service.warn_percent if opening else None)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _SharedLimit:
     """A budget that many tasks share; without a limit it counts only if it was used before."""
 

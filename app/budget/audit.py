@@ -5,11 +5,11 @@ Both are read in pages, and the sums lie on disk where they are many: any number
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import orjson
 
 from app.budget.scopes import Scope, session_scope
+from app.domain.record import record
 from app.store.port import Row, Tx
 from app.store.tally import Tally, tally
 
@@ -29,7 +29,7 @@ DRIFT_LIMIT = 1_000
 """Accounts with a drift that are named, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Drift:
     """A balance that is not the sum of its lines. Nano-dollars."""
 
@@ -40,7 +40,7 @@ class Drift:
     summed: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Audit:
     """What was looked at and found."""
 

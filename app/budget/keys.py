@@ -6,19 +6,19 @@ a fast hash is safe: there is nothing to guess.
 
 import hashlib
 import secrets
-from dataclasses import dataclass
 
 from app.budget.accounts import UNLIMITED_NANO, WARN_PERCENT, set_limit
 from app.budget.scopes import key_windows
 from app.domain.errors import NotFound
 from app.domain.ids import new_id
+from app.domain.record import record
 from app.store.port import Row, Tx
 
 TEXT_PREFIX = "bursar_"
 _SHOWN_LENGTH = 12
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Key:
     """An API key as it may be shown."""
 
@@ -36,7 +36,7 @@ class Key:
     revoked_at_us: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Principal:
     """On whose behalf a request comes."""
 

@@ -9,7 +9,6 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -24,6 +23,7 @@ from app.budget.keys import (
 )
 from app.domain.clock import rfc3339
 from app.domain.money import format_usd, nano_from_usd, usd_from_nano
+from app.domain.record import record
 from app.store.port import Store, T, Tx
 
 NAME_LIMIT = 128
@@ -35,7 +35,7 @@ _ONCE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Opened:
     """What the command works on; the store is closed when it is done."""
 

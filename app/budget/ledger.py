@@ -5,12 +5,13 @@ them or none, by one guarded statement a scope, with a CHECK in the schema as th
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from enum import StrEnum
 
 import orjson
 
 from app.budget.scopes import Scope
+from app.domain.record import record
 from app.domain.task import Subject
 from app.store.port import Row, Tx
 
@@ -26,7 +27,7 @@ class Kind(StrEnum):
     """The answer was lost: booked at the reservation."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Attempt:
     """What a reservation is for."""
 
@@ -46,7 +47,7 @@ class Attempt:
         return f"{self.subject.task_id}/{self.step}/{self.attempt}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Meters:
     """Tokens and fees of one settlement."""
 
@@ -62,7 +63,7 @@ class Meters:
     """What caching saved on it; negative where a write cost more than was read."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Warned:
     """A budget that this settlement has brought above its soft threshold."""
 
@@ -71,7 +72,7 @@ class Warned:
     spent_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Settled:
     """What a settlement booked."""
 
@@ -84,7 +85,7 @@ class Settled:
     """Budgets of which a good part is spent by now, each told once."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Confirmed:
     """What became of a presumed line when its answer came after all."""
 

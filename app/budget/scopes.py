@@ -1,15 +1,16 @@
 """Whose money a call spends: the scopes of a task, in the fixed order in which they are taken."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+
+from app.domain.record import record
 
 _US = timedelta(microseconds=1)
 _DAY_US = timedelta(days=1) // _US
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Scope:
     """Something with a budget. `kind` is one of KINDS; of a window, `id` ends in its day or month (UTC)."""
 
@@ -64,7 +65,7 @@ def shown_id(scope: Scope) -> str:
     return scope.id.rpartition("/")[0] if scope.kind.startswith("key_") else scope.id
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Payer:
     """Who pays for a task's calls."""
 

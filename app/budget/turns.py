@@ -10,13 +10,14 @@ worker slot back costs it no turn.
 
 import asyncio
 from collections.abc import Callable, Iterable, KeysView
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import count
 
 from app.budget.scopes import Scope
+from app.domain.record import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class _Place:
     task_id: str
     number: int

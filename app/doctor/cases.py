@@ -1,10 +1,10 @@
 """One task with all that is written of it, and what can be wrong with that. Pure: rows in, findings out."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from app.doctor.findings import Finding
 from app.domain.clock import US_PER_S
+from app.domain.record import record
 from app.domain.task import TaskStatus
 from app.store.port import Row
 
@@ -34,7 +34,7 @@ _FOLLOWS = {
 """The status that a journal's last move leaves a task in."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Case:
     """A task's row, its journal in sums, and its open reservations."""
 

@@ -1,6 +1,5 @@
 """Examine a store: the books held against themselves, and every task against its journal."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,13 @@ from app.doctor.findings import Finding, Findings
 from app.doctor.rounds import make_rounds
 from app.domain.errors import StoreUnavailable
 from app.domain.money import format_usd
+from app.domain.record import record
 from app.store.port import Tx
 from app.store.queries import load_migrations
 from app.store.snapshot import examine_file, snapshot
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Report:
     """What was looked at and found. `drifts` are sentences: balances that are not the sum of their lines."""
 

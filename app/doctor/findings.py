@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from app.domain.record import record
+
 SHOWN_LIMIT = 100
 """Findings of one kind that are kept, at most; the others are counted."""
 
@@ -32,7 +34,7 @@ ADVICE = {
 """What to do, by the check's name."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Finding:
     """One thing that is not as it should be."""
 

@@ -1,7 +1,9 @@
 """A task: what a client submits, and how it can stand and end."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from app.domain.record import record
 
 LOCAL_OWNER = "local"
 """The owner of every row while API keys are off."""
@@ -100,7 +102,7 @@ class Outcome(StrEnum):
         return TaskStatus.FAILED
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Signal:
     """One reason of the router's, in words that never quote the task."""
 
@@ -109,7 +111,7 @@ class Signal:
     """What it adds to the score."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Alternative:
     """What the task would cost on one of the routes, as far as anybody knew when it was accepted."""
 
@@ -126,7 +128,7 @@ class Alternative:
         return min(self.likely_nano, self.worst_nano)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Routing:
     """How the router chose the complexity: made once, when the task is accepted."""
 
@@ -138,7 +140,7 @@ class Routing:
     """One for each complexity, the chosen one too."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskSpec:
     """What was submitted, with the service's defaults filled in. Only a retry changes it, and only its bounds."""
 
@@ -182,7 +184,7 @@ class TaskSpec:
     """The next dearer route goes on where the model refuses, is cut off, says nothing or goes in circles."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskError:
     """What went wrong, in plain words. `type` is stable, `message` is for people."""
 
@@ -190,7 +192,7 @@ class TaskError:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Conclusion:
     """How a task ended."""
 
@@ -201,7 +203,7 @@ class Conclusion:
     error: TaskError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Subject:
     """Whom a journal entry is about, and which run writes it."""
 
@@ -212,7 +214,7 @@ class Subject:
     """0 when nobody runs the task: the API writes."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Claim:
     """A task taken from the queue: this run holds it until it is finished or given back."""
 

@@ -1,12 +1,12 @@
 """The events of a model call: from its reservation to its settlement."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from app.domain.record import record
 from app.journal.event import ERROR, WARNING, Event
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptStarted(Event):
     """The worst case is reserved on every scope, and the request is about to leave."""
 
@@ -30,7 +30,7 @@ class AttemptStarted(Event):
     """`batch`: at half price, to be answered in a batch."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptBatched(Event):
     """The question is in a batch of the provider's; its answer comes within a day."""
 
@@ -43,7 +43,7 @@ class AttemptBatched(Event):
     """Questions in the batch."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptReturned(Event):
     """The batch has ended, and what came of the question is stored; a worker takes it in."""
 
@@ -57,7 +57,7 @@ class AttemptReturned(Event):
     waited_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptFailed(Event):
     """The attempt brought no answer. `charged_nano` is what the ledger books for it."""
 
@@ -80,7 +80,7 @@ class AttemptFailed(Event):
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RetryScheduled(Event):
     """Another attempt follows after `wait_s`."""
 
@@ -92,7 +92,7 @@ class RetryScheduled(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReservationWaited(Event):
     """Other calls' reservations stood in the way; the call waits its turn."""
 
@@ -103,7 +103,7 @@ class ReservationWaited(Event):
     free_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelAnswered(Event):
     """The answer is recorded and paid, in one transaction. Its bytes are the entry's body."""
 
@@ -129,7 +129,7 @@ class ModelAnswered(Event):
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ReservationExceeded(Event):
     """The upstream reported more than was reserved: an alarm. The truth is booked, the task stops."""
 
@@ -143,7 +143,7 @@ class ReservationExceeded(Event):
     surplus_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AttemptPresumed(Event):
     """A crash or an interruption lost the answer of an attempt: its reservation counts as spent."""
 

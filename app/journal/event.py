@@ -1,12 +1,13 @@
 """What every event is: a frozen fact in the past tense."""
 
-from dataclasses import dataclass
 from typing import ClassVar
+
+from app.domain.record import record
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Event:
     """Base of every event."""
 

@@ -4,14 +4,14 @@ Field names end in their unit. Each event says at which level it is logged; `dat
 line, the stream's message and the journal row alike.
 """
 
-from dataclasses import dataclass
 from typing import ClassVar
 
+from app.domain.record import record
 from app.journal import call_events
 from app.journal.event import WARNING, Event
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskAccepted(Event):
     """The task is durable and waits its turn."""
 
@@ -31,7 +31,7 @@ class TaskAccepted(Event):
     """It is not started before."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelRouted(Event):
     """The router chose the task's complexity, hence its model. What the others would have cost is told, too."""
 
@@ -56,7 +56,7 @@ class ModelRouted(Event):
     complex_worst_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskClaimed(Event):
     """A worker took the task; a run begins."""
 
@@ -65,7 +65,7 @@ class TaskClaimed(Event):
     waited_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskRequeued(Event):
     """The run gave the task back: it goes on later from its last finished step."""
 
@@ -77,7 +77,7 @@ class TaskRequeued(Event):
     available_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BudgetWarned(Event):
     """A good part of a budget is spent; told once, until its limit changes."""
 
@@ -89,7 +89,7 @@ class BudgetWarned(Event):
     spent_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelDowngraded(Event):
     """The budget no longer pays for the model; a cheaper route goes on."""
 
@@ -102,7 +102,7 @@ class ModelDowngraded(Event):
     needed_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelEscalated(Event):
     """The model did not get on; the next dearer route goes on from the same question. Its answer is left out."""
 
@@ -126,7 +126,7 @@ class ModelEscalated(Event):
     """The most that the next call to each of them can cost, nothing of it cached."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelFellBack(Event):
     """The model is overloaded or down; the next of the task's chain goes on from the same question."""
 
@@ -146,7 +146,7 @@ class ModelFellBack(Event):
     alternatives_worst_nano: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BudgetFinalizing(Event):
     """The budget is spent but for what was held back: the closing turn comes next."""
 
@@ -160,7 +160,7 @@ class BudgetFinalizing(Event):
     """Tool results that the model has not seen yet are replaced by a short note."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskPaused(Event):
     """The task waits for a higher limit, or for the window of its budget to roll over."""
 
@@ -176,7 +176,7 @@ class TaskPaused(Event):
     resets_at_us: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskResumed(Event):
     """What the task was paused for has passed; it waits its turn again."""
 
@@ -184,7 +184,7 @@ class TaskResumed(Event):
     paused_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskRetried(Event):
     """Somebody asked for another run of a failed task; it waits its turn again, and goes on from its last good step."""
 
@@ -196,7 +196,7 @@ class TaskRetried(Event):
     deadline_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolStarted(Event):
     """The model asked for a tool; written before it runs, so that a crash cannot hide that it ran."""
 
@@ -209,7 +209,7 @@ class ToolStarted(Event):
     input_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolFinished(Event):
     """The tool's outcome. What the model is told is the entry's body."""
 
@@ -226,7 +226,7 @@ class ToolFinished(Event):
     error_message: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolResultKept(Event):
     """A result was shortened for the model; all of it, or its beginning, is the entry's body, for `read_result`."""
 
@@ -238,14 +238,14 @@ class ToolResultKept(Event):
     kept_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CancelRequested(Event):
     """Somebody asked to cancel; the worker has still to stop."""
 
     name: ClassVar[str] = "cancel_requested"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskFinished(Event):
     """The task has ended; nothing follows but a retry of one that failed, and an erasure."""
 
@@ -262,14 +262,14 @@ class TaskFinished(Event):
     error_message: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskErased(Event):
     """Prompts, answers and tool data are gone, from this journal, too; money and skeleton stay."""
 
     name: ClassVar[str] = "task_erased"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TaskBudgetSet(Event):
     """The task's limit changed."""
 
@@ -278,7 +278,7 @@ class TaskBudgetSet(Event):
     previous_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class SessionBudgetSet(Event):
     """The session's limit changed (or the session was made with it)."""
 

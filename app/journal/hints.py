@@ -5,8 +5,9 @@ such a hint saves others from finding out by themselves, nothing depends on it.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from urllib.parse import quote, unquote
+
+from app.domain.record import record
 
 LIMIT_BYTES = 7_900
 """PostgreSQL carries 8,000 bytes."""
@@ -14,7 +15,7 @@ _ANY = "*"
 _UPSTREAM = "^"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UpstreamHint:
     """A model, or those that share its limits, need not be asked for `wait_s`."""
 
@@ -23,7 +24,7 @@ class UpstreamHint:
     wait_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hint:
     """Something happened to these tasks; None: perhaps to any."""
 

@@ -1,11 +1,12 @@
 """Append to and read from the journal. Appending happens in the caller's transaction."""
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import orjson
 
 from app.domain.errors import StaleLease
+from app.domain.record import record
 from app.domain.task import Subject
 from app.journal.event import Event
 from app.journal.events import EVENTS
@@ -16,7 +17,7 @@ PAGE_LIMIT = 1_000
 """Events read at once, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Recorded:
     """One journal entry."""
 

@@ -1,11 +1,11 @@
 """What a model answered: a Messages API message, checked once, and the two things the loop asks of it."""
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
+from app.domain.record import record
 from app.llm.failures import malformed_answer
 from app.llm.provider import JsonObject, ModelAnswer
 from app.llm.usage import WriteLifetime, read_usage
@@ -14,7 +14,7 @@ UNREADABLE = "unreadable"
 """Stands for the name of a tool call that has none."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ToolUse:
     """One client tool call of an answer."""
 

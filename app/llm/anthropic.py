@@ -7,12 +7,12 @@ here costs a fraction of what the SDK's models do, and the transcript goes out a
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 import orjson
 
 from app.domain.clock import Clock, SystemClock
+from app.domain.record import record
 from app.llm.answers import parse_answer
 from app.llm.anthropic_batches import AnthropicBatches, Request
 from app.llm.body import COMPACTION_BETA, counting_body, request_body
@@ -50,7 +50,7 @@ class _Send(Protocol):
     ) -> Awaitable["httpx2.Response"]: ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Line:
     """An open client, reduced to what the adapter uses."""
 

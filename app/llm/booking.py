@@ -1,6 +1,6 @@
 """What an attempt's end writes: the settlement and the event that tells of it. Inside a transaction."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import orjson
 
@@ -18,6 +18,7 @@ from app.budget.ledger import (
 )
 from app.budget.scopes import shown_id
 from app.domain.errors import StaleLease
+from app.domain.record import record
 from app.journal.call_events import (
     AttemptFailed,
     ModelAnswered,
@@ -36,7 +37,7 @@ from app.store.port import Tx
 _LATE_UNBILLED = "unbilled:failed-late"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Late:
     """The answer of a run that had lost its task: it is not recorded, but what it cost is."""
 

@@ -8,9 +8,9 @@ Money follows from it with the dearest rates the call can meet. Pure; nothing he
 import json
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
+from app.domain.record import record
 from app.llm.models import ModelFacts
 from app.llm.pricing import TOKENS_PER_RATE, PriceRow, Rates
 from app.llm.provider import JsonObject, ModelRequest
@@ -31,7 +31,7 @@ _BOUNDED_TOOL_KEYS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ClosingTurn:
     """A call that may follow, and whose price is held back: it reads what the call before it read and wrote."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from app.domain.clock import US_PER_S
+from app.domain.record import record
 from app.llm.models import ModelFacts
 from app.llm.pricing import Rates
 from app.llm.provider import CacheMarks
@@ -81,7 +82,7 @@ class CachePast:
         return next((tokens for count, tokens in reversed(self.ends) if count == messages), 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Outlook:
     """What is known of the question that is about to be asked."""
 

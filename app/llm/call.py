@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 from app.budget.ledger import Settled
 from app.budget.scopes import Payer
 from app.domain.errors import BudgetExhausted, BursarError
+from app.domain.record import record
 from app.domain.task import Bound, Conclusion, Outcome, Subject
 from app.llm.bound import ClosingTurn
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest
@@ -35,7 +36,7 @@ class Tries:
         self.failures, self.failing_since_us, self.failing_since_s = self.paid, None, None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Call:
     """One logical question to a model; several attempts may be made for it."""
 

@@ -5,7 +5,7 @@ what follows from it are recorded in one transaction.
 """
 
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import NoReturn
 
 import backoff
@@ -17,6 +17,7 @@ from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.lease import Lease
 from app.domain.money import usd_from_nano
+from app.domain.record import record
 from app.domain.task import Outcome, Subject
 from app.journal.journal import fence
 from app.llm.booking import Late, book_answer, book_failure, book_unsent
@@ -44,7 +45,7 @@ OVERCHARGED = ModelFailure(
 COUNT_SLACK_TOKENS = 100
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CallLimits:
     """Bounds of one model call."""
 

@@ -1,10 +1,10 @@
 """The models the service knows: price, end date, and which routes lead to them. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
+from app.domain.record import record
 from app.domain.task import Complexity
 from app.llm.models import ModelFacts, facts_of
 from app.llm.pricing import PriceBook, PriceRow
@@ -14,7 +14,7 @@ Status = Literal["current", "deprecated", "retired"]
 RETIRING_WITHIN_DAYS = 30
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelEntry:
     """One model as it stands on a day."""
 
@@ -27,7 +27,7 @@ class ModelEntry:
     """The complexities whose route leads to it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RetiringRoute:
     """A route whose model ends soon, or has ended."""
 

@@ -8,13 +8,14 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+
+from app.domain.record import record
 
 WATCHER_LIMIT_CHARS = 65_536
 """Text that waits for one watcher, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TextDelta:
     """The next piece of an attempt's text. Another attempt's piece makes everything before it void."""
 

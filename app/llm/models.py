@@ -5,12 +5,14 @@ retirement dates the anthropic SDK 2.12 carries.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 
+from app.domain.record import record
 
-@dataclass(frozen=True, slots=True)
+
+@record(frozen=True, slots=True)
 class ModelFacts:
     """Facts of a model family. The defaults are what an unknown model gets: the cautious side."""
 

@@ -12,10 +12,11 @@ web_search = "0.01"          # USD a search
 """
 
 import tomllib
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
+
+from app.domain.record import record
 
 METERS = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 NANO_PER_MTOK_USD = 1_000_000_000
@@ -27,7 +28,7 @@ _MODEL_KEYS = (*METERS, "long_context", "fast", "web_search")
 _PER_MTOK, _PER_SEARCH = 'USD per million tokens, such as "1.25"', 'USD a search, such as "0.01"'
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class FilePrice:
     """One model's prices as written: nano-dollars per million tokens by meter, absent ones absent."""
 

@@ -5,13 +5,14 @@ Rates are integer nano-dollars per million tokens; a cost is integer nano-dollar
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from decimal import ROUND_CEILING, Decimal
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from app.domain.record import record
 from app.llm.models import facts_of
 from app.llm.price_overrides import METERS, NANO_PER_MTOK_USD, FilePrice, read_price_file
 from app.llm.usage import Tokens, Usage
@@ -29,7 +30,7 @@ _CACHED_ROWS_LIMIT = 4_096
 _PRICED_AS = {"claude-mythos-5": "claude-fable-5", "claude-mythos-5-1": "claude-fable-5-1"}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rates:
     """Nano-dollars per million tokens, by meter."""
 
@@ -60,7 +61,7 @@ class Rates:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PriceRow:
     """One model's prices on a date. `row_id` names where they come from, for the ledger line."""
 
@@ -89,7 +90,7 @@ class PriceRow:
         return rates.times(2) if speed == "fast" else rates
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Cost:
     """What a call cost, and by which price row (joined by "+" when several models ran)."""
 

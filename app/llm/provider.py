@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from app.domain.record import record
 from app.llm.rates import Rates
 from app.llm.usage import Usage, WriteLifetime
 
@@ -23,7 +24,7 @@ class Progress:
     """What the answer's headers said of the provider's limits."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CacheMarks:
     """Where the provider is to cache the prompt. Put on when it is sent: no part of the conversation."""
 
@@ -36,7 +37,7 @@ class CacheMarks:
     """Something of it should be in the cache already."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelRequest:
     """One question to a model, as it goes on the wire (facts: Messages API, POST /v1/messages).
 
@@ -67,7 +68,7 @@ class ModelRequest:
     """Where to note what is known of an attempt that the caller gives up."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ModelAnswer:
     """A complete answer. `raw` is the message as JSON bytes, as received where it came in one piece."""
 

@@ -5,7 +5,8 @@ many gateways send none. `…-reset` (when a bucket will be full again) follows 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from app.domain.record import record
 
 _PREFIX = b"anthropic-ratelimit-"
 _PLACES = {
@@ -23,7 +24,7 @@ KINDS = ("requests", "input_tokens", "output_tokens", "tokens")
 """The buckets, in the order of `Rates.values`; `tokens` is the most restrictive of those in force."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rates:
     """Limit a minute and what remains of it, for each of `KINDS` in turn; -1 where it was not said."""
 

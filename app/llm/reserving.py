@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 from app.budget.accounts import Balance, ServiceLimits, balances
@@ -11,6 +11,7 @@ from app.budget.scopes import Scope
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
+from app.domain.record import record
 from app.domain.task import Outcome
 from app.journal.call_events import AttemptStarted, ReservationWaited
 from app.journal.journal import append, fence
@@ -43,7 +44,7 @@ PARK_BEHIND_S = 60.0
 """When such a task is tried again at the latest; it is woken when it has become first."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Held:
     """A reservation that is durable: the request may leave."""
 
@@ -63,7 +64,7 @@ class Held:
     """It pays for a pass that summarizes the conversation, too."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Taken:
     """What the transaction reserved, in its own instant's windows."""
 
@@ -75,7 +76,7 @@ class _Taken:
     compacts: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Afforded:
     """What the tightest budget pays."""
 
@@ -84,7 +85,7 @@ class _Afforded:
     compacts: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Contended:
     scope: Scope
     behind: bool = False

@@ -22,10 +22,9 @@ of retries is empty (`app.llm.retry_budget`), whoever failed at no cost waits un
 Sources: Messages API documentation, "Errors" and "Rate limits"; SDK 2.12 `_base_client.py`.
 """
 
-from dataclasses import dataclass
-
 import backoff
 
+from app.domain.record import record
 from app.domain.task import Outcome
 from app.llm.provider import ModelFailure, Phase
 
@@ -40,7 +39,7 @@ _LAST_CHANCE_S = 5.0
 """Before the deadline: no wait for the end of an outage reaches beyond it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RetryLimits:
     """How far retries go, for one model call."""
 
@@ -49,7 +48,7 @@ class RetryLimits:
     """Own waits end this long after the first failing attempt began; a `retry-after` is bounded by the deadline alone."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Again:
     """Try again after `wait_s`."""
 
@@ -57,7 +56,7 @@ class Again:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Wait:
     """The upstream fails everybody: look again after `wait_s`, or when it answers. What failed so far counts no more."""
 
@@ -65,7 +64,7 @@ class Wait:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GiveUp:
     """The call has failed; the task ends with `outcome`."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import backoff
 
 from app.domain.clock import Clock
+from app.domain.record import record
 
 CALLED_PER_ANSWER = 2
 EVERYBODY = 3
@@ -28,7 +29,7 @@ _GRACE_S = 60.0
 """Who was to look again, or was called, and has not come by then, has ended elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RetryTerms:
     """What a model's bucket holds, and what retries cost."""
 

@@ -1,16 +1,16 @@
 """Which model answers a task: the client's own choice, or its complexity's route. Pure."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import date
 
+from app.domain.record import record
 from app.domain.task import Complexity
 from app.llm.pricing import PriceBook, PriceRow
 
 Routes = Mapping[Complexity, str]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Route:
     """The model and why."""
 
@@ -25,7 +25,7 @@ def route(complexity: Complexity, requested: str | None, routes: Routes) -> Rout
     return Route(routes[complexity], f"complexity:{complexity}")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tiers:
     """The routes in the order of what a token in and a token out cost together, at today's prices."""
 

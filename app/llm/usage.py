@@ -1,8 +1,9 @@
 """What a call used: tokens by meter, as the provider reports them. A number we cannot trust is None."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from app.domain.record import record
 
 WriteLifetime = Literal["5m", "1h"]
 TOKENS_LIMIT = 1_000_000_000
@@ -13,7 +14,7 @@ _GEOS = frozenset({"global", "us"})
 _SPEEDS = frozenset({"standard", "fast"})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tokens:
     """Tokens by meter. The prompt's size is the sum of the four input meters."""
 
@@ -31,7 +32,7 @@ class Tokens:
         return self.input + self.cache_read + self.cache_write_5m + self.cache_write_1h
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Usage:
     """One answer's usage, ready to be priced.
 

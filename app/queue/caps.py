@@ -4,8 +4,7 @@ A task over a limit is taken out of the order (`held_by`), once, and comes back 
 leaves: however many wait behind a limit, a claim does not look at them.
 """
 
-from dataclasses import dataclass
-
+from app.domain.record import record
 from app.store.port import Row, Tx
 
 UNLIMITED = 1 << 30
@@ -13,7 +12,7 @@ RELEASE_LIMIT = 256
 """Sessions, and keys, whose held tasks are looked after at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Caps:
     """Tasks that may run at once; None is any number. A key may have a limit of its own."""
 

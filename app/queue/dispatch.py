@@ -12,7 +12,6 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +19,7 @@ import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
 
 from app.domain.errors import StoreUnavailable
+from app.domain.record import record
 from app.store.port import T
 
 QUEUE = "bursar"
@@ -45,7 +45,7 @@ _US_PER_S = 1_000_000
 Arrival = Callable[[str, int], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Ticket:
     """The next run of a task that has had `run` runs."""
 
@@ -65,7 +65,7 @@ class Ticket:
         return Ticket(task_id, int(run or 0))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Standing:
     """Where a ticket is."""
 

@@ -9,11 +9,11 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import LeaseLost, QueueFull, Stopping, StoreError
 from app.domain.lease import Lease
+from app.domain.record import record
 from app.domain.task import Claim, Subject
 from app.journal.call_events import AttemptReturned
 from app.journal.events import (
@@ -39,7 +39,7 @@ STOP_S = 5.0
 """How long claims that are on their way, and the caretaker's look, may take to end: what they leave others take over."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Bounds:
     """How many tasks may wait, be paused, or run at once for a session or key: in all processes together."""
 

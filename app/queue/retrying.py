@@ -4,12 +4,12 @@ The journal goes on where it stopped: what was answered and paid for is not aske
 """
 
 import dataclasses
-from dataclasses import dataclass
 
 import orjson
 
 from app.domain.clock import US_PER_S
 from app.domain.errors import NotFound, SubmissionRefused, TaskNotFailed
+from app.domain.record import record
 from app.domain.task import Outcome, Subject, TaskSpec, TaskStatus
 from app.journal.events import TaskRetried
 from app.journal.journal import append
@@ -17,7 +17,7 @@ from app.queue.verbs import AGEING_US, spec_of
 from app.store.port import Row, Tx
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Changes:
     """What the next run may that the last one might not; None leaves it as it was."""
 

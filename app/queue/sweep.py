@@ -7,9 +7,9 @@ of runs that are over are voided and forgotten, a bounded number at a time.
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from app.domain.clock import US_PER_S
+from app.domain.record import record
 from app.queue import verbs
 from app.queue.caps import Caps, release_held
 from app.queue.dispatch import ENDED, FIRST, HELD, WAITING, Dispatch, Standing, Ticket, priority_of
@@ -127,7 +127,7 @@ class Sweep:
                 return
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Changes:
     """Whether there is something to do."""
 

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs
 import orjson
 
 from app.domain.clock import US_PER_S, Clock, rfc3339
+from app.domain.record import record
 from app.simulator.bill import Bill, Line
 from app.simulator.errors import ApiError, JsonObject, require
 from app.simulator.log import Seen
@@ -35,7 +36,7 @@ _PAGE, _PAGE_LIMIT = 20, 1_000
 _STATES = ("succeeded", "errored", "canceled", "expired")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Result:
     """What became of one item."""
 

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from app.domain.clock import US_PER_S
+from app.domain.record import record
 from app.simulator.errors import JsonObject, require
 from app.simulator.models import Model
 from app.simulator.prices import Meters
@@ -34,14 +35,14 @@ class _Entry:
     expires_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Prefix:
     key: bytes
     tokens: int
     ttl: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CachePlan:
     """How a prompt meets the cache: the input meters, and what to write once it is billed."""
 

@@ -1,7 +1,7 @@
 """The simulator: a request comes in, a reply plan comes out. No sockets, no clock but the one it is given."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial, reduce
 from hashlib import blake2b
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from app.domain.clock import US_PER_S, Clock
+from app.domain.record import record
 from app.simulator import compaction
 from app.simulator.batches import PATH as BATCHES_PATH
 from app.simulator.batches import Batches, Result
@@ -59,7 +60,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Call:
     """One checked request to POST /v1/messages."""
 
@@ -74,7 +75,7 @@ class _Call:
     """Compacted above so many tokens, on the server."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Made:
     """What an answer says of itself, and what it costs; None: it is not billed."""
 

@@ -18,11 +18,12 @@ The latest user text that carries a directive governs every answer from there on
 | `unknown_block` | true: each answer carries a block of a type nobody knows yet |
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any
 
 import orjson
 
+from app.domain.record import record
 from app.simulator.errors import JsonObject, invalid, require
 
 OPENING = "[[sim "
@@ -42,7 +43,7 @@ STEP_LIMIT = 1_000
 PARALLEL_LIMIT = 100
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Directive:
     """A directive, checked."""
 

@@ -57,6 +57,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
 
+from app.domain.record import record
 from app.simulator.errors import JsonObject
 
 
@@ -127,7 +128,7 @@ TOOL_KINDS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rule:
     """One fault."""
 
@@ -170,7 +171,7 @@ class Rule:
         return self.prompt_contains is None or self.prompt_contains in asked.text()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Asked:
     """What rules look at: the model's names, whether it streams, the request."""
 
@@ -193,7 +194,7 @@ def _text(content: object) -> str:
     return "\n".join(block.get("text") or _text(block.get("content")) for block in content)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Fault:
     """What happens to one request: the rule that won, if any, and the seconds to wait first."""
 

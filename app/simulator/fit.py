@@ -1,9 +1,8 @@
 """Cut an answer to its limits: `max_tokens`, the context window, stop sequences. Counts its tokens."""
 
-from dataclasses import dataclass
-
 import orjson
 
+from app.domain.record import record
 from app.simulator.compose import Draft
 from app.simulator.errors import JsonObject
 from app.simulator.tokens import BLOCK_OVERHEAD, BYTES_PER_TOKEN, block_tokens
@@ -12,7 +11,7 @@ _EMPTY_TOKENS = 2
 """Output billed for an answer without any block."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Answer:
     """An answer as it is sent and billed. Tokens are output tokens, thinking included."""
 

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from app.domain.clock import US_PER_S
+from app.domain.record import record
 from app.simulator.errors import ApiError
 
 _MINUTE_US = 60 * US_PER_S
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Limits:
     """What each model takes a minute; the defaults never bother anybody."""
 

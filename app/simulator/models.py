@@ -1,8 +1,8 @@
 """What each model takes and refuses (Messages API documentation and model pages, November 2026)."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 
+from app.domain.record import record
 from app.simulator.errors import ApiError
 
 
@@ -14,7 +14,7 @@ class Fast(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Model:
     """One model's rules. Sizes are tokens; `name` is what a response calls it."""
 

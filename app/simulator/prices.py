@@ -3,10 +3,11 @@
 Published prices of November 2026 (pricing page), in integer nano-dollars (1e-9 USD) per million tokens.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from decimal import Decimal
 
 from app.domain.money import NANO_PER_USD
+from app.domain.record import record
 
 MTOK = 1_000_000
 LONG_PROMPT = 100_000
@@ -17,7 +18,7 @@ _BATCH_DIVISOR = 2
 _US_NUMERATOR, _US_DENOMINATOR = 11, 10
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Meters:
     """What one generation used, in tokens; `thinking` is a part of `output`."""
 
@@ -44,7 +45,7 @@ def total(one: Meters, other: Meters) -> Meters:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Price:
     """One row, nano-dollars per million tokens."""
 

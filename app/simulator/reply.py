@@ -1,11 +1,12 @@
 """A reply plan: what to send, when, and how it ends. Whoever carries it out needs no other knowledge."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 
 import orjson
 
+from app.domain.record import record
 from app.simulator.errors import ApiError, JsonObject
 from app.simulator.faults import Fault, Kind
 from app.simulator.mangle import FILLING, FILLING_EVENT, MANGLES, first_part, parted
@@ -47,7 +48,7 @@ _ENDINGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reply:
     """What to do about one request: wait `delay_s`, send the head, then `pieces`, `pause_s` apart.
 

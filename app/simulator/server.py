@@ -1,12 +1,12 @@
 """The simulator on a socket: carries out reply plans with aiohttp, faithfully to the last cut."""
 
 import asyncio
-from dataclasses import dataclass
 from itertools import chain, repeat
 
 from aiohttp import web
 
 from app.domain.clock import Clock, SystemClock
+from app.domain.record import record
 from app.simulator.batches import MAX_BATCH_BYTES
 from app.simulator.batches import PATH as BATCHES_PATH
 from app.simulator.core import MAX_BODY_BYTES, Simulator
@@ -16,7 +16,7 @@ _GRACE_S = 0.2
 """How long closing waits for requests in flight."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RunningServer:
     """A simulator that listens."""
 

@@ -5,11 +5,11 @@ a keyed checksum. Whoever changes the block, or (on models that check it) the co
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import blake2b
 
 import orjson
 
+from app.domain.record import record
 from app.simulator.errors import JsonObject, invalid
 from app.simulator.models import Model
 from app.simulator.prompt import as_blocks
@@ -17,7 +17,7 @@ from app.simulator.prompt import as_blocks
 _DIGEST_BYTES = 12
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Signature:
     """What a signature says."""
 

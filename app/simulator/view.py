@@ -1,16 +1,16 @@
 """What the simulator makes of a conversation: who governs it, how far it has come, what was asked last."""
 
-from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from app.domain.record import record
 from app.simulator.directive import OPENING, Directive, find_directive, without_directive
 from app.simulator.errors import JsonObject, require
 from app.simulator.prompt import as_blocks
 from app.simulator.turns import pending_server_call
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class View:
     """A conversation as the answerer sees it."""
 

@@ -1,10 +1,10 @@
 """An answer as bytes: one JSON message, or the events of a stream (documentation page "Streaming")."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import orjson
 
+from app.domain.record import record
 from app.simulator.bill import usage_json
 from app.simulator.errors import JsonObject
 from app.simulator.fit import Answer
@@ -26,7 +26,7 @@ _DELTA_FIELDS = (
 _PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Envelope:
     """What surrounds an answer; `usage` None leaves it out."""
 

@@ -9,7 +9,6 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,6 +20,7 @@ from app.domain.errors import (
     StoreTooNew,
     StoreUnavailable,
 )
+from app.domain.record import record
 from app.store.queries import load_migrations
 from app.store.sqlite_file import (
     BUSY_TIMEOUT_S,
@@ -45,7 +45,7 @@ WHERE gone.entry = 'settlement' AND NOT EXISTS (
 """
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Forgotten:
     """What a replaced database knew and the restored one does not."""
 

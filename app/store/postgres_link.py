@@ -8,7 +8,6 @@ server infers the type from the statement. One plan a query, whatever the values
 
 import select
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -16,6 +15,7 @@ from psycopg import conninfo, errors, pq
 
 from app.domain.clock import SystemClock
 from app.domain.errors import StoreCorrupt, StoreError, StoreFull, StoreUnavailable
+from app.domain.record import record
 from app.store.postgres_words import Sent, Statement, sent
 
 _SHUT_S = 0.5
@@ -44,7 +44,7 @@ _STALE_PLAN = "0A000"
 """A table was changed by a newer version: what is prepared must be prepared again, on another connection."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Limits:
     """How long a connection waits for what."""
 

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 from psycopg import pq
 
+from app.domain.record import record
 from app.store.queries import PARAMETER, bare
 
 _TEXT, _BINARY = 0, 1
@@ -19,7 +19,7 @@ class TextError(ValueError):
     """Text that PostgreSQL cannot keep."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Statement:
     """A query in PostgreSQL's words: `$1`, `$2`, … and the names of what goes there."""
 

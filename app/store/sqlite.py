@@ -25,7 +25,7 @@ from app.store.sqlite_file import (
     open_locked,
     store_error,
 )
-from app.store.sqlite_tx import SqliteTx
+from app.store.sqlite_tx import SqliteTx, load_statements
 
 BATCH_LIMIT = 512
 """Operations in one commit, at most."""
@@ -63,6 +63,7 @@ class SqliteStore:
         else:
             self._connection = open_beside(folder, clock.now_us())
         self._cursor = self._connection.cursor()
+        self._statements = load_statements()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="store-writer")
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="store-reader")
         self._local = threading.local()
@@ -173,7 +174,7 @@ class SqliteStore:
             cursor.execute("BEGIN IMMEDIATE")
             now_us = self._clock.now_us()
             for op in operations:
-                tx = SqliteTx(cursor, now_us)
+                tx = SqliteTx(cursor, now_us, self._statements)
                 results.append(run(op, tx))
                 if results[-1][1] is None:
                     facts.extend(tx.facts)

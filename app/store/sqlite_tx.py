@@ -12,16 +12,21 @@ from app.store.queries import PARAMETER, bare, load_queries
 _Values = Callable[[Params], Sequence[Any]]
 """Takes a statement's values out of its parameters, in order: SQLite looks each name up at a fifth of the
 statement's price."""
+Statement = tuple[str, _Values]
+Statements = Mapping[str, Statement]
 
 
 class SqliteTx:
     """One operation on one connection, by way of a cursor of it: a statement ends when the next one begins."""
 
-    __slots__ = ("_execute", "_statements", "facts", "now_us")
+    __slots__ = ("_cursor", "_execute", "_statements", "facts", "now_us")
 
-    def __init__(self, cursor: sqlite3.Cursor, now_us: int) -> None:
+    def __init__(
+        self, cursor: sqlite3.Cursor, now_us: int, statements: Statements | None = None
+    ) -> None:
+        self._cursor = cursor
         self._execute = cursor.execute
-        self._statements = load_statements()
+        self._statements = load_statements() if statements is None else statements
         self.now_us = now_us
         self.facts: list[object] = []
 
@@ -55,13 +60,15 @@ class SqliteTx:
 
 
 @cache
-def load_statements() -> Mapping[str, tuple[str, _Values]]:
-    """Name → the statement in SQLite's words, and what takes its values."""
-    found = {}
-    for name, query in load_queries().items():
-        text = bare(query)
-        found[name] = PARAMETER.sub("?", text), _values(PARAMETER.findall(text))
-    return found
+def load_statements() -> Statements:
+    """The service's statements."""
+    return {name: statement(query) for name, query in load_queries().items()}
+
+
+def statement(query: str) -> Statement:
+    """The query, whose parameters are written `:like_this`, in SQLite's words."""
+    text = bare(query)
+    return PARAMETER.sub("?", text), _values(PARAMETER.findall(text))
 
 
 def _values(names: Sequence[str]) -> _Values:

@@ -5,11 +5,11 @@ import math
 import re
 from collections.abc import Awaitable, Callable
 from copy import deepcopy
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any, Self
 
+from app.domain.record import record
 from app.tools.errors import ToolDefinitionError
 from app.tools.schema import check_arguments
 from app.tools.signature import FunctionSignature
@@ -42,7 +42,7 @@ class ToolOutcome(StrEnum):
 _FAILED = frozenset({ToolOutcome.ERROR, ToolOutcome.TIMEOUT, ToolOutcome.DENIED})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ToolResult:
     """The answer to one tool call."""
 
@@ -67,7 +67,7 @@ class ToolResult:
         return self.outcome.is_error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Tool:
     """Something a model may call.
 

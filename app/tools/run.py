@@ -4,9 +4,10 @@ import asyncio
 import inspect
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from app.domain.clock import Clock
+from app.domain.record import record
 from app.tools.errors import InvalidArgumentsError, NoFreeThreadError, ToolError
 from app.tools.port import JsonObject, Tool, ToolOutcome, ToolResult
 from app.tools.registry import ToolRegistry
@@ -25,7 +26,7 @@ _NOTHING = (
 _NO_OUTPUT = "(no output)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class ToolLimits:
     """What one task allows its tool calls.
 

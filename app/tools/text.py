@@ -1,9 +1,10 @@
 """A tool's result as text for the model: JSON where it is not text, safe on the wire, capped in size."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import to_json, to_jsonable_python
+
+from app.domain.record import record
 
 RESULT_LIMIT_MIN_BYTES = 256
 """Below this, the marker would be most of what is kept."""
@@ -11,7 +12,7 @@ _HEAD_SHARE = (2, 3)
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Rendered:
     """A result as text. `original_bytes` is its size in UTF-8 before the middle was left out."""
 

@@ -4,13 +4,13 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from app.budget.audit import audit
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BursarError
+from app.domain.record import record
 from app.store import copies
 from app.store.port import Tx
 from app.store.queries import load_migrations
@@ -21,7 +21,7 @@ class CopyRefused(BursarError):  # noqa: N818
     """A copy that cannot be made where it was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Copy:
     """What a copy has in it. `drifts` is None when its schema is too old for this version to audit."""
 
@@ -32,7 +32,7 @@ class Copy:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Restored:
     """What was put in place, and what of before."""
 

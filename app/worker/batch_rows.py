@@ -1,10 +1,10 @@
 """What the keeper of batches reads and writes: one function a transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from app.domain.clock import US_PER_S
 from app.domain.ids import new_id
+from app.domain.record import record
 from app.domain.task import Subject
 from app.journal.call_events import AttemptBatched
 from app.journal.journal import append
@@ -16,7 +16,7 @@ SCAN_LIMIT = 10_000
 """Waiting items looked at together, at most."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BatchLimits:
     """When a batch is sent, and how often one is asked after."""
 
@@ -27,7 +27,7 @@ class BatchLimits:
     poll_s: float = 30.0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Waiting:
     """What could be sent now: the items of the next batch, and when they are to go."""
 
@@ -35,7 +35,7 @@ class Waiting:
     due_in_s: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Sealed:
     """A batch as it is written down, before it is sent."""
 
@@ -43,7 +43,7 @@ class Sealed:
     items: tuple[tuple[str, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Batch:
     """A batch that somebody has to look after now."""
 

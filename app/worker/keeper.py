@@ -1,10 +1,10 @@
 """What a process that runs tasks does about leases: keep its own, and rescue what the dead have left."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from app.domain.clock import Clock
 from app.domain.lease import Lease
+from app.domain.record import record
 from app.observe.metrics import Metrics
 from app.store.port import Store
 from app.worker.heartbeat import Heartbeat
@@ -12,7 +12,7 @@ from app.worker.reaper import Reaper
 from app.worker.recovery import take_over
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LeaseTerms:
     """How long a lease lasts, how often it is renewed, how often a task may crash; how many the process runs."""
 

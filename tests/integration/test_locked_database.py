@@ -51,7 +51,7 @@ async def _refused(bursar: Running) -> None:
 
 def _impatient(tx: Tx) -> None:
     """Let a write give up on a lock at once, instead of after five seconds."""
-    tx._connection.execute("PRAGMA busy_timeout=20")  # type: ignore[attr-defined]
+    tx._cursor.connection.execute("PRAGMA busy_timeout=20")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from app.store.port import Operation, Params, Row, T, Tx
+from app.store.queries import load_queries
+from app.store.sqlite_tx import load_statements, statement
 from tests.simulation.process import MakeStore
 from tests.simulation.store import SimulatedStore
 from tests.simulation.world import simulate
@@ -144,11 +146,12 @@ class _Rewritten(SimulatedStore):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        changed = dict(self._queries)
+        changed = dict(load_statements())
         for name, (safe, unsafe) in self.changes.items():
-            assert safe in changed[name], f"{name} has no {safe!r} any more"
-            changed[name] = changed[name].replace(safe, unsafe)
-        self._queries = changed
+            query = load_queries()[name]
+            assert safe in query, f"{name} has no {safe!r} any more"
+            changed[name] = statement(query.replace(safe, unsafe))
+        self._statements = changed
 
 
 _RUN = " AND run_count = :run"

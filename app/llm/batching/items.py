@@ -7,7 +7,7 @@ too: released if nothing was sent, else presumed spent, until the batch says wha
 """
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 
 from app.budget.ledger import (
@@ -21,6 +21,7 @@ from app.budget.ledger import (
     settle,
 )
 from app.domain.clock import US_PER_S
+from app.domain.record import record
 from app.domain.task import Subject
 from app.journal.call_events import AttemptFailed, AttemptPresumed, AttemptReturned
 from app.journal.journal import append
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 UNBILLED = "unbilled:batch"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Item:
     """One reservation that a batch is for."""
 

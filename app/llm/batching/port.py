@@ -1,13 +1,13 @@
 """The port to who answers batches: what it takes, and how a batch stands."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from app.domain.record import record
 from app.llm.provider import ModelRequest
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Standing:
     """A batch as the provider tells of it."""
 
@@ -18,7 +18,7 @@ class Standing:
     made_at_us: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ItemResult:
     """One line of a batch's results: the item's id, and its `result` object as JSON."""
 

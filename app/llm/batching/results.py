@@ -1,10 +1,11 @@
 """What came of an item: an answer, or how it failed. Source: Messages API documentation, batch processing."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from app.domain.record import record
 from app.llm.answers import answer_of, to_json
 from app.llm.failures import MESSAGE_LIMIT, NAME_LIMIT
 from app.llm.provider import ModelAnswer, ModelFailure, Phase
@@ -25,7 +26,7 @@ _STATUSES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Returned:
     """`kind` is the provider's word for it: `succeeded`, `errored`, `canceled`, `expired`; ours is `missing`."""
 

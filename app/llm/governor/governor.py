@@ -7,10 +7,10 @@ many as it has room for, not all of them.
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from app.domain.clock import US_PER_S, Clock
+from app.domain.record import record
 from app.llm.call import Call, Parked
 from app.llm.governor.lane import Hold, Lane, Told
 from app.llm.governor.road import Entry, Permit, Promise, Road
@@ -29,7 +29,7 @@ _SHARED = ("claude-opus-4", "claude-sonnet-4")
 """Families whose versions share their limits. Source: Messages API documentation, "Rate limits"."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class GovernorLimits:
     """What the learned limits begin with and end at."""
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from app.domain.record import record
 from app.llm.governor.breaker import Breaker, BreakerState
 from app.llm.governor.buckets import Bucket
 from app.llm.governor.concurrency import Concurrency
@@ -51,7 +52,7 @@ class Reason(StrEnum):
     BUSY = "upstream_busy"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Hold:
     """A call may not leave for `wait_s`, or until another has ended."""
 
@@ -71,7 +72,7 @@ class Charge:
     probe: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Told:
     """What others should know: nothing leaves for `wait_s`."""
 

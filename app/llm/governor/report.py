@@ -1,13 +1,12 @@
 """What the governor knows, for people and monitors. Nothing here decides anything."""
 
-from dataclasses import dataclass
-
+from app.domain.record import record
 from app.llm.governor.breaker import BreakerState
 from app.llm.governor.buckets import Bucket
 from app.llm.governor.governor import Governor
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LimitReport:
     """One learned rate limit."""
 
@@ -17,7 +16,7 @@ class LimitReport:
     """By our own count, what is in flight taken off."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PoolReport:
     """One pool of limits."""
 

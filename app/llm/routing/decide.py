@@ -1,8 +1,8 @@
 """From a task to a complexity, with its reasons: the learned score, the structure's evidence, two thresholds. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from app.domain.record import record
 from app.domain.task import Complexity, Signal
 from app.llm.routing.evidence import Asked, evidence
 from app.llm.routing.features import features_of
@@ -28,7 +28,7 @@ _PHRASES = {
 """How a number is told: when it is above the usual, and below."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Thresholds:
     """From which score on a task is medium, and complex."""
 
@@ -36,7 +36,7 @@ class Thresholds:
     complex: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Scored:
     """A score and what it is made of, the strongest signal first."""
 
@@ -44,7 +44,7 @@ class Scored:
     signals: tuple[Signal, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Decision:
     """The complexity, and why."""
 

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from app.domain.record import record
 from app.domain.task import Signal
 from app.llm.routing.features import shortened
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Asked:
     """A task as the router sees it. No metadata: what a client notes for itself decides nothing."""
 

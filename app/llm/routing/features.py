@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
+
+from app.domain.record import record
 
 HEAD_CHARS = 4_000
 """What is read of a long text: its beginning and its end. Its length counts in full."""
@@ -28,7 +29,7 @@ _CHOICE = re.compile(r"\n[A-Da-d][.)] ")
 _NEGATIONS = frozenset({"not", "except", "no", "least", "most", "without"})
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Features:
     """A text as the scorer sees it."""
 

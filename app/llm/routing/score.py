@@ -8,11 +8,11 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
+from app.domain.record import record
 from app.llm.routing.features import NAMES, Features
 
 WEIGHTS_PATH = Path(__file__).with_name("weights.json")
@@ -22,7 +22,7 @@ UNIT = 10_000
 """Weights are kept as whole numbers of ten-thousandths."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Term:
     """What one feature adds to the score before it is ranked."""
 
@@ -30,7 +30,7 @@ class Term:
     value: float
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Weights:
     """What was learned. Whole numbers, so that the file is the same wherever it is made."""
 

@@ -228,11 +228,11 @@ async def steps_of(office: Any) -> int:
         steps += 1
 
     def op(tx: Any) -> None:
-        tx._connection.set_progress_handler(count, 1)
+        tx._cursor.connection.set_progress_handler(count, 1)
         try:
             assert verbs.claim(tx, "w", 64, ONE_EACH) == []
         finally:
-            tx._connection.set_progress_handler(None, 0)
+            tx._cursor.connection.set_progress_handler(None, 0)
 
     await office.store.write(op)
     return steps

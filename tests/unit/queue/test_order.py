@@ -120,7 +120,7 @@ async def test_many_put_off_tasks_are_not_looked_at(office):
     """Whoever is due is found without passing those that are not: they are in another index."""
 
     def op(tx: Any) -> list[str]:
-        plan = tx._connection.execute(
+        plan = tx._cursor.connection.execute(
             "EXPLAIN QUERY PLAN " + tx._queries["claimable_tasks"], {"limit": 1}
         )
         return [row["detail"] for row in plan]
