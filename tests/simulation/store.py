@@ -27,7 +27,7 @@ class ProcessDied(BaseException):
 
 
 class Watched:
-    """The writer's connection: `at_commit` is asked on both sides of each COMMIT, then the state is judged."""
+    """The writer's connection and its cursor: `at_commit` is asked on both sides of each COMMIT, then the state is judged."""
 
     def __init__(
         self, connection: sqlite3.Connection, nature: Nature, at_commit: Callable[[str], bool]
@@ -113,6 +113,7 @@ class SimulatedStore(SqliteStore):
         self._nature = nature
         watched = Watched(self._connection, nature, at_commit)
         self._connection = cast("sqlite3.Connection", watched)
+        self._cursor = cast("sqlite3.Cursor", watched)
 
     async def write(self, op: Operation[T]) -> T:
         if self._nature.over:

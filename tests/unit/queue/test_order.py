@@ -9,6 +9,7 @@ from app.domain.task import LOCAL_OWNER
 from app.journal.journal import read_all
 from app.queue import verbs
 from app.queue.verbs import AGEING_US
+from app.store.queries import load_queries
 from tests.support.clock import yielded
 from tests.support.seeding import accepted, row_of
 
@@ -121,7 +122,7 @@ async def test_many_put_off_tasks_are_not_looked_at(office):
 
     def op(tx: Any) -> list[str]:
         plan = tx._cursor.connection.execute(
-            "EXPLAIN QUERY PLAN " + tx._queries["claimable_tasks"], {"limit": 1}
+            "EXPLAIN QUERY PLAN " + load_queries()["claimable_tasks"], {"limit": 1}
         )
         return [row["detail"] for row in plan]
 
