@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from app import settings
 from app.domain.clock import US_PER_S
 from app.domain.ids import ENTROPY
+from app.domain.money import NANO_PER_USD
 from app.llm.anthropic import REFERENCE_HEADER
 from app.simulator.core import Simulator
 from app.simulator.fault_rules import load_rules
@@ -26,7 +27,11 @@ from tests.support.clock import START_US
 
 _ENDED = {"succeeded", "failed", "cancelled"}
 _LONGEST_S = 7_200.0
-_OVERLOADED = {"kind": "overloaded", "probability": 1}
+_LOOK_AT_BOOKS_S = 5.0
+_FAULTS = {
+    "overloaded": {"kind": "overloaded", "probability": 1},
+    "lost": {"kind": "cut_before_headers", "probability": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,21 @@ class Wave:
     session_id: str = "s"
     at_s: float = 0.0
     text: str = "Say hello."
+
+
+@dataclass(frozen=True)
+class Books:
+    """What the service says of the session `s` at one moment, and what all was billed by then, in nano-dollars."""
+
+    billed_nano: int
+    spent_nano: int
+    reserved_nano: int
+    limit_nano: int
+
+    @property
+    def hold(self) -> bool:
+        """Nothing is billed that is not accounted for, and no limit is passed."""
+        return self.billed_nano <= self.spent_nano + self.reserved_nano <= self.limit_nano
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,8 @@ class Course:
     cost_usd: float = 0.0
     """Of all tasks together, by what was billed and by what the service says."""
     billed_usd: float = 0.0
+    books: tuple[Books, ...] = ()
+    """Every five seconds."""
 
     @property
     def refused(self) -> int:
@@ -83,13 +105,14 @@ def crowd(
     waves: Sequence[Wave],
     *,
     down: tuple[float, float] = (0, 0),
-    overloaded: bool = False,
+    answer: Literal["overloaded", "lost"] | None = None,
     look_s: float = 5.0,
     **given: Any,
 ) -> Course:
     """Let the tasks come and end; every `look_s` seconds somebody looks whether they have.
 
-    In the seconds `down` (from, to) no request finds a connection; or each is answered with 529, if `overloaded`.
+    In the seconds `down` (from, to) no request finds a connection; or each is answered with 529, if `overloaded`; or
+    its answer is `lost` after it has been billed.
     """
     state = random.getstate()
     random.seed(seed)  # jitter of waits
@@ -101,11 +124,9 @@ def crowd(
                 disk_floor_bytes=0,
                 anthropic_api_key="simulated",
                 anthropic_base_url=URL,
-                session_budget_usd=100,
-                **given,
+                **{"session_budget_usd": 100, **given},
             )
-            fault = _OVERLOADED if overloaded else None
-            plan = _Plan(waves, down, fault, look_s)
+            plan = _Plan(waves, down, None if answer is None else _FAULTS[answer], look_s)
             return Context().run(_crowd, seed, limits, plan, chosen)
     finally:
         random.setstate(state)
@@ -134,10 +155,14 @@ async def _live(
     begun.append(process)
     await process.up.wait()
     outage = asyncio.create_task(_outage(nature, plan))
+    books, looking = list[Books](), asyncio.Event()
+    looks = asyncio.create_task(_look(nature, process, books, looking))
     accepted = await asyncio.gather(*(_submitted(process, wave) for wave in plan.waves))
     sessions = dict(pair for pairs in accepted for pair in pairs)
     tasks = await _ended(process, list(sessions), plan.look_s)
     await outage
+    looking.set()
+    await looks
     requeued = Counter[str]()
     for task_id in sessions:
         _, page = await process.request("GET", f"/tasks/{task_id}/events?limit=1000")
@@ -150,7 +175,24 @@ async def _live(
         requeued,
         cost_usd=sum(task["cost_usd"] for task in tasks),
         billed_usd=nature.simulator.bill.total.nano / 1e9,
+        books=tuple(books),
     )
+
+
+async def _look(
+    nature: Nature, process: Process, books: list[Books], enough: asyncio.Event
+) -> None:
+    """Take the books down again and again; what was billed first, so that it is the older figure."""
+    while not enough.is_set():
+        billed_nano = nature.simulator.bill.total.nano
+        status, shown = await process.request("GET", "/sessions/s")
+        if status == 200:  # nobody is there before the first task
+            said = (
+                round(shown[f"{name}_usd"] * NANO_PER_USD)
+                for name in ("spent", "reserved", "budget")
+            )
+            books.append(Books(billed_nano, *said))
+        await pause(_LOOK_AT_BOOKS_S)
 
 
 async def _outage(nature: Nature, plan: _Plan) -> None:
@@ -173,6 +215,8 @@ async def _submitted(process: Process, wave: Wave) -> list[tuple[str, str]]:
     body = {"task": wave.text, "session_id": wave.session_id, "complexity": "simple"}
     for _ in range(wave.count):
         status, task = await process.request("POST", "/tasks", body)
+        if status == 402:  # the session's money is gone: nothing more is taken
+            break
         assert status == 202, task
         found.append((task["id"], wave.session_id))
     return found
