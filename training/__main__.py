@@ -9,7 +9,7 @@ from app.llm.routing.decide import score
 from app.llm.routing.evidence import Asked
 from app.llm.routing.score import WEIGHTS_PATH, Weights
 from training.corpus import FOLDS, Example, read_examples
-from training.evaluate import apgr, bootstrap, cpt, interval
+from training.evaluate import BOOTSTRAPS, apgr, bootstrap, cpt, interval
 from training.model import Choice, raw_score, seen, train, trained
 
 CANDIDATES = tuple(
@@ -50,23 +50,26 @@ def validated(training: Sequence[Example], choice: Choice) -> float:
     return sum(found) / len(found)
 
 
-def report(held_out: Sequence[Example], weights: Weights) -> str:
-    """The evaluation as a Markdown table: the router, prompt length and chance on the same prompts."""
+def report(held_out: Sequence[Example], weights: Weights, times: int = BOOTSTRAPS) -> str:
+    """The evaluation as a Markdown table: the router, prompt length and chance on the same prompts.
+
+    Its intervals come from so many draws of the bootstrap.
+    """
     lines = ["| held-out prompts | by | APGR [95 %] | CPT50 | CPT80 |", "|---|---|---|---|---|"]
     parts = [("all", held_out)]
     parts += [(d, [e for e in held_out if e.dataset == d]) for d in ("gsm8k", "mmlu")]
     for name, examples in parts:
-        lines += _rows(f"{name}, {len(examples)}", examples, weights)
+        lines += _rows(f"{name}, {len(examples)}", examples, weights, times)
     return "\n".join(lines)
 
 
-def _rows(name: str, examples: Sequence[Example], weights: Weights) -> list[str]:
+def _rows(name: str, examples: Sequence[Example], weights: Weights, times: int) -> list[str]:
     by = {
         "router": [score(Asked(e.prompt), weights).score for e in examples],
         "learned part alone": [raw_score(weights, f) for f, _ in seen(examples)],
         "prompt length": [float(len(e.prompt)) for e in examples],
     }
-    drawn = dict(zip(by, bootstrap(list(by.values()), examples), strict=True))
+    drawn = dict(zip(by, bootstrap(list(by.values()), examples, times), strict=True))
     rows = []
     for way, scores in by.items():
         value = interval(apgr(scores, examples), drawn[way])

@@ -43,12 +43,14 @@ def cpt(scores: Sequence[float], examples: Sequence[Example], share: float) -> f
     return 1.0
 
 
-def bootstrap(scores: Sequence[Sequence[float]], examples: Sequence[Example]) -> list[list[float]]:
+def bootstrap(
+    scores: Sequence[Sequence[float]], examples: Sequence[Example], times: int = BOOTSTRAPS
+) -> list[list[float]]:
     """The APGR of each of the scores on the same resampled examples, time after time."""
     chance = random.Random(_SEED)  # noqa: S311  (no secret)
     count = range(len(examples))
     drawn: list[list[float]] = [[] for _ in scores]
-    for _ in range(BOOTSTRAPS):
+    for _ in range(times):
         picked = chance.choices(count, k=len(examples))
         sample = [examples[n] for n in picked]
         for values, score in zip(drawn, scores, strict=True):

@@ -1,8 +1,10 @@
 """The shipped weights on prompts that they have never seen, and that they can be made again."""
 
+import re
 import statistics
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,14 @@ from app.llm.routing.decide import score
 from app.llm.routing.evidence import Asked
 from app.llm.routing.features import features_of
 from app.llm.routing.score import WEIGHTS_PATH, shipped
+from training.__main__ import report
 from training.corpus import Example, read_examples
 from training.evaluate import apgr, bootstrap, interval
 from training.model import Choice, seen, train, trained
 
 pytestmark = pytest.mark.corpus
+ROOT = Path(__file__).parents[3]
+TABLE = "| held-out prompts | by |"
 _MAKE = """
 import sys
 from pathlib import Path
@@ -32,6 +37,24 @@ def examples(corpus: Path) -> list[Example]:
     return read_examples(corpus / "routing.csv")
 
 
+@pytest.fixture(scope="module")
+def held_out(examples: list[Example]) -> list[Example]:
+    """Those that the weights have never seen."""
+    return [example for example in examples if example.held_out]
+
+
+def published() -> str:
+    """The table of the docs."""
+    text = (ROOT / "docs" / "routing.md").read_text(encoding="utf-8")
+    lines = text[text.index(TABLE) :].splitlines()
+    return "\n".join(takewhile(lambda line: line.startswith("|"), lines))
+
+
+def without_intervals(table: str) -> str:
+    """The table with its point figures alone."""
+    return re.sub(r" \[[-\d., ]+\]", "", table)
+
+
 def test_the_split_is_by_prompt(examples):
     """No prompt is on both sides, and about four tenths are held out."""
     held_out = {example.prompt for example in examples if example.held_out}
@@ -40,9 +63,8 @@ def test_the_split_is_by_prompt(examples):
     assert 0.38 < len(held_out) / len(held_out | trained_on) < 0.42
 
 
-def test_the_router_beats_prompt_length(examples):
+def test_the_router_beats_prompt_length(held_out):
     """The lower 95 % bound of its APGR lies above length's APGR, and the paired difference above zero."""
-    held_out = [example for example in examples if example.held_out]
     ours = [score(Asked(example.prompt), shipped()).score for example in held_out]
     length = [float(len(example.prompt)) for example in held_out]
     drawn_ours, drawn_length = bootstrap([ours, length], held_out)
@@ -72,6 +94,18 @@ def test_training_gives_the_same_bytes(corpus, examples):
         encoding="utf-8",
     )
     assert again.stdout == here
+
+
+def test_the_figures_of_the_docs(held_out):
+    """docs/routing.md shows what the shipped weights come to, figure by figure; its intervals apart."""
+    assert without_intervals(report(held_out, shipped(), times=1)) == without_intervals(published())
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_the_intervals_of_the_docs(held_out):
+    """The whole table, with the bootstrap's bounds."""
+    assert report(held_out, shipped()) == published()
 
 
 @pytest.mark.long
