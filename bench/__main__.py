@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench import cpu, crowd, ledger, posts, start
+from bench import cpu, crowd, later_calls, ledger, posts, start
 from bench.noise import fsync_ms
 from bench.process import child, line
 from bench.report import Results, table
@@ -48,13 +48,15 @@ async def _measure(*, quick: bool) -> Results:
             posted = await posts.measure(url, 1_000 if quick else 4_000, 1 if quick else 3)
             _say("ledger")
             booked = await ledger.measure(2_000 if quick else 5_000, 2 if quick else 5, folder)
+            _say("a long conversation")
+            later = await later_calls.measure(later_calls.TURNS, 3 if quick else 5, folder)
             _say("start-up")
             started = await start.startups(url, 1 if quick else 3, 2 if quick else 5)
             _say("memory")
             crowds = (300,) if quick else (1_000, 10_000)
             footprint = await start.footprint(url, crowds, 2 if quick else 10)
     took_s = time.monotonic() - began_s
-    return Results(samples, crowded, posted, booked, started, footprint, fsync_ms(), took_s)
+    return Results(samples, crowded, later, posted, booked, started, footprint, fsync_ms(), took_s)
 
 
 def _say(what: str) -> None:

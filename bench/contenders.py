@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from bench.process import ROOT, child, line, tell
 from bench.service import serving
@@ -29,7 +30,7 @@ _PEERS = {
     "langchain create_agent": "langchain",
     "pydantic-ai": "pydantic_ai",
 }
-_SILENT = {"LANGSMITH_TRACING": "false", "AGNO_TELEMETRY": "false"}
+_SILENT: dict[str, Any] = {"LANGSMITH_TRACING": "false", "AGNO_TELEMETRY": "false"}
 """Nothing is sent anywhere."""
 
 
@@ -47,11 +48,11 @@ async def contender(
         async with serving(url, workers=at_a_time) as service:
 
             async def submit(what: str, count: int) -> int:
-                await service.run(submission(what), count)
-                return 0
+                return await service.run(submission(what), count)
 
             yield service.pid, submit
         return
+    arguments: tuple[str, ...]
     if name in _BARE:
         python, arguments = sys.executable, ("-m", "bench.bare", url, *_BARE[name])
     else:

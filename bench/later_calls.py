@@ -1,20 +1,23 @@
 """What a later call of a long conversation costs in CPU: Bursar's loop with its journal and ledger against the SDK's.
 
-    python -m bench.later_calls [TURNS]
+    python -m bench.later_calls [TURNS [ROUNDS]]       prints JSON: milliseconds of CPU a call, by side and round
 
 One task calls a tool in each turn and reads a result of some kilobytes. Both sides talk to the same canned answers
 through a transport without sockets. The CPU of a call is that of the whole process from one request's arrival to the next.
 """
 
 import asyncio
+import json
 import statistics
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import anthropic
 import httpx2
@@ -39,13 +42,16 @@ from app.store.sqlite import SqliteStore
 from app.tools.port import Tool
 from app.tools.registry import ToolRegistry
 from app.tools.run import ToolLimits
+from bench.process import child, line
 
 MODEL = "claude-sonnet-5-5"
 SYSTEM = "You are careful. " * 600
 RESULT = "A line of what the tool found. " * 100
 ANYTHING = {"type": "object", "properties": {"x": {}}, "additionalProperties": False}
+TURNS = 100
 LATEST = 20
 """Calls at the end that are looked at."""
+SDK, BURSAR, CACHING = "SDK's own loop", "Bursar", "Bursar, cache markers set"
 
 
 @dataclass
@@ -101,8 +107,8 @@ async def bare(turns: int) -> Canned:
     """The SDK's client in a loop as one writes it by hand."""
     canned = Canned(turns)
     http_client = anthropic.DefaultAsyncHttpxClient(transport=canned)
-    tools = [{"name": "probe", "description": "A probe.", "input_schema": ANYTHING}]
-    messages: list[dict[str, object]] = [{"role": "user", "content": "Go on."}]
+    tools: list[Any] = [{"name": "probe", "description": "A probe.", "input_schema": ANYTHING}]
+    messages: list[Any] = [{"role": "user", "content": "Go on."}]
     async with anthropic.AsyncAnthropic(api_key="bench", http_client=http_client) as client:
         while True:
             answer = await client.messages.create(
@@ -179,22 +185,28 @@ def _claim(tx: Tx, turns: int) -> Claim:
     return claim
 
 
-async def _main(turns: int) -> None:
-    sides = {
-        "SDK's loop": lambda: bare(turns),
-        "Bursar": lambda: ours(turns, caching=False),
-        "Bursar, caching": lambda: ours(turns, caching=True),
+async def _measure(turns: int, rounds: int) -> dict[str, list[float]]:
+    sides: dict[str, Callable[[], Awaitable[Canned]]] = {
+        SDK: lambda: bare(turns),
+        BURSAR: lambda: ours(turns, caching=False),
+        CACHING: lambda: ours(turns, caching=True),
     }
     found: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(3):
+    for _ in range(rounds):
         for name, run in sides.items():
-            canned = await run()
-            found[name].append(canned.later_ms())
-            sys.stderr.write(f"{name}: {canned.bytes_sent} bytes in the last request\n")
-    for name, times in found.items():
-        ms = min(times)
-        sys.stdout.write(f"{name}: {ms:.2f} ms CPU a call at {turns} turns\n")
+            found[name].append((await run()).later_ms())
+    return found
+
+
+async def measure(turns: int, rounds: int, folder: Path) -> dict[str, list[float]]:
+    """CPU milliseconds a call at the end of so many turns, in a process of its own: by side, round by round."""
+    ask = ("-m", "bench.later_calls", str(turns), str(rounds))
+    async with child(*ask, folder=folder) as process:
+        found: dict[str, list[float]] = json.loads(await line(process))
+    return found
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]) if len(sys.argv) > 1 else 100))
+    given = [int(argument) for argument in sys.argv[1:]]
+    result = asyncio.run(_measure(*given, *(TURNS, 3)[len(given) :]))
+    sys.stdout.write(json.dumps(result) + "\n")

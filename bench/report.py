@@ -8,6 +8,7 @@ from typing import Any
 from bench.contenders import BASELINE, SERVICE, contenders
 from bench.cpu import Samples
 from bench.crowd import Crowd
+from bench.later_calls import SDK, TURNS
 from bench.noise import Spread, ratios
 from bench.posts import Posts
 from bench.start import FIRST, Footprint, Startups
@@ -18,6 +19,8 @@ TARGETS = {"w1": 1.0, "w2": 0.75}
 CROWD_WALL_TARGET = 0.3
 """W3's wall time, by that of the bare loop on its default transport, at most."""
 CROWD_PEAK_TARGET_MB = 160.0
+LATER_TARGET = 1.0
+"""A call at the end of a long conversation, by that of the SDK's own loop, at most."""
 READY_TARGET_S = 3.0
 IN_FLIGHT_TARGET_KB = 60.0
 """One more task in flight, at most."""
@@ -29,6 +32,8 @@ class Results:
 
     samples: Samples
     crowd: list[Crowd]
+    later: dict[str, list[float]]
+    """CPU milliseconds of a call at the end of a long conversation: by side, round by round."""
     posts: Posts
     ledger: dict[str, Spread]
     startups: Startups
@@ -50,11 +55,20 @@ class Results:
                 what: {name: self._task(name, what) for name in contenders()} for what in WORKLOADS
             },
             "crowd": [asdict(one) for one in self.crowd],
+            "later_call_ms": {
+                name: {
+                    **asdict(Spread.of(ms)),
+                    "ratio": asdict(ratios(ms, self.later[SDK])),
+                }
+                for name, ms in self.later.items()
+            },
             "targets": {
                 "ratio": TARGETS,
                 "ready_s": READY_TARGET_S,
                 "crowd_wall_ratio": CROWD_WALL_TARGET,
                 "crowd_peak_mb": CROWD_PEAK_TARGET_MB,
+                "crowd_failed": 0,
+                "later_call_ratio": LATER_TARGET,
                 "in_flight_kb": IN_FLIGHT_TARGET_KB,
             },
             "post_tasks": asdict(self.posts),
@@ -96,7 +110,8 @@ def table(results: Results) -> str:
         f"{where}, fsync {results.fsync_ms:.2f} ms; took {results.took_s:.0f} s.",
         "Median (lowest to highest) of the rounds.",
         *_tasks(results.samples),
-        *_crowd(results.crowd),
+        *crowd_lines(results.crowd),
+        *later_lines(results.later),
         *_parts(results),
     ]
     return "\n".join(lines) + "\n"
@@ -124,7 +139,9 @@ def _tasks(samples: Samples) -> list[str]:
     return [*lines, "", f"Noise: {noise}"]
 
 
-def _crowd(found: list[Crowd]) -> list[str]:
+def crowd_lines(found: list[Crowd]) -> list[str]:
+    """W3, with its verdicts."""
+
     def of(name: str) -> list[Crowd]:
         return [one for one in found if one.name == name]
 
@@ -145,11 +162,27 @@ def _crowd(found: list[Crowd]) -> list[str]:
     ours = of(SERVICE)
     wall = ratios([one.wall_s for one in ours], base).median
     peak_mb = max(one.peak_mb for one in ours)
+    failed = sum(one.failed for one in ours)
     return [
         *lines,
         f"  target: ratio <= {CROWD_WALL_TARGET}{_verdict(wall <= CROWD_WALL_TARGET)}",
         f"  target: peak <= {CROWD_PEAK_TARGET_MB:.0f} MB{_verdict(peak_mb <= CROWD_PEAK_TARGET_MB)}",
+        f"  target: 0 failures{_verdict(failed == 0)}",
     ]
+
+
+def later_lines(found: dict[str, list[float]]) -> list[str]:
+    """A call at the end of a long conversation, with its verdict."""
+    lines = [
+        "",
+        f"A later call: a conversation of {TURNS} turns behind it, no sockets",
+        f"  {'':34}{'CPU ms per call':24}ratio",
+    ]
+    for name, ms in found.items():
+        ratio = _shown(ratios(ms, found[SDK]), 2)
+        lines.append(f"  {name:34}{_shown(Spread.of(ms), 2):24}{ratio}")
+    worst = max(ratios(ms, found[SDK]).median for name, ms in found.items() if name != SDK)
+    return [*lines, f"  target: no dearer than the SDK's own{_verdict(worst <= LATER_TARGET)}"]
 
 
 def _parts(results: Results) -> list[str]:

@@ -34,12 +34,8 @@ class Service:
     """Wall seconds from exec to the first 200 of /readyz."""
     started_cpu_s: float
 
-    async def run(self, body: bytes, count: int) -> None:
-        """Submit `count` tasks and wait until all of them have succeeded.
-
-        Raises:
-            ChildFailedError: some did not.
-        """
+    async def run(self, body: bytes, count: int) -> int:
+        """Submit `count` tasks and wait until all of them have ended; how many have no answer."""
         async with connected(self.port) as watch:
             before = await _ended(watch)
         last = json.loads(await submit_all(self.port, body, count, SUBMITTERS))
@@ -51,9 +47,7 @@ class Service:
                 if monotonic() > limit_s:
                     break
                 await _CLOCK.sleep(_POLL_S)
-        if now - before != Counter(answered=count):
-            message = f"{count} tasks were submitted; {dict(now - before)}"
-            raise ChildFailedError(message)
+        return count - (now - before)["answered"]
 
 
 async def _ended(connection: Connection) -> Counter[str]:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 from app.domain.clock import SystemClock
 from bench.client import Connection, connected, get, submit_all
@@ -84,7 +85,8 @@ async def footprint(url: str, crowds: tuple[int, ...], idle_s: float) -> Footpri
 
 async def _crowded(url: str, tasks: int) -> InFlight:
     """In a fresh process, that may have all of them in flight at once: no answer will show that more is possible."""
-    port, at_once = int(url.rpartition(":")[2]), {"BURSAR_CALL_CONCURRENCY_START": str(tasks)}
+    port = int(url.rpartition(":")[2])
+    at_once: dict[str, Any] = {"BURSAR_CALL_CONCURRENCY_START": str(tasks)}
     async with (
         connected(port) as upstream,
         serving(f"{url}/hang", workers=tasks, **at_once) as service,
