@@ -6,7 +6,7 @@ from app.budget.turns import Turns
 from app.domain.clock import Clock
 from app.domain.lease import Lease
 from app.journal.feed import Feed
-from app.journal.hints import UpstreamHint, hint_text
+from app.journal.hints import UpstreamHint, hint_texts
 from app.journal.journal import Recorded
 from app.llm.batching.items import give_up
 from app.llm.governor.governor import Governor
@@ -27,7 +27,7 @@ def open_shared(url: str, clock: Clock | None) -> PostgresStore:
     Raises:
         StoreError: the database cannot be used.
     """
-    return PostgresStore(url, clock, announce=_hint)
+    return PostgresStore(url, clock, announce=_hints)
 
 
 def shared_queue(
@@ -76,7 +76,7 @@ def ears_on(
     poll_s: float,
 ) -> Ears:
     """Ears for the database of that store; not open yet."""
-    gossip = Gossip(store, governor)
+    gossip = Gossip(store, governor, clock)
     hearing = Hearing(
         store.name,
         feed,
@@ -89,6 +89,6 @@ def ears_on(
     return Ears(Listener(store.url, clock, hearing.heard), hearing, gossip)
 
 
-def _hint(origin: str, facts: list[object]) -> str:
+def _hints(origin: str, facts: list[object]) -> list[str]:
     tasks = (entry.subject.task_id for entry in facts if isinstance(entry, Recorded))
-    return hint_text(origin, tasks, (met for met in facts if isinstance(met, UpstreamHint)))
+    return hint_texts(origin, tasks, (met for met in facts if isinstance(met, UpstreamHint)))

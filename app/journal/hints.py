@@ -35,12 +35,36 @@ class Hint:
 ANYTHING = Hint()
 
 
-def hint_text(origin: str, task_ids: Iterable[str], upstream: Iterable[UpstreamHint] = ()) -> str:
-    """The hint as it is sent; `origin` names the process, which needs no hint of its own commits."""
-    met = (f"{_UPSTREAM}{quote(h.pool, safe='')}={h.reason}={h.wait_s:.3f}" for h in upstream)
-    ids = " ".join((*sorted(set(task_ids)), *met))
-    text = f"{origin} {ids}"
-    return text if len(text.encode()) <= LIMIT_BYTES else f"{origin} {_ANY}"
+def hint_texts(
+    origin: str, task_ids: Iterable[str], upstream: Iterable[UpstreamHint] = ()
+) -> list[str]:
+    """The hint as it is sent, in one text where it fits; `origin` names the process, which needs no hint of its own commits.
+
+    Too many tasks become "perhaps any": that can be looked up. What was met upstream cannot, and goes in texts of its own.
+    """
+    met = [f"{_UPSTREAM}{quote(h.pool, safe='')}={h.reason}={h.wait_s:.3f}" for h in upstream]
+    ids = sorted(set(task_ids))
+    if _fits(whole := _text(origin, [*ids, *met])):
+        return [whole]
+    texts, packed = list[str](), list[str]()
+    for word in met:
+        if not _fits(_text(origin, [*packed, word])):
+            texts.append(_text(origin, packed))
+            packed = []
+        packed.append(word)
+    texts.append(_text(origin, packed))
+    if ids:
+        tasks = _text(origin, ids)
+        texts.append(tasks if _fits(tasks) else _text(origin, [_ANY]))
+    return [text for text in texts if _fits(text) and text != _text(origin, [])]
+
+
+def _text(origin: str, words: Iterable[str]) -> str:
+    return f"{origin} {' '.join(words)}"
+
+
+def _fits(text: str) -> bool:
+    return len(text.encode()) <= LIMIT_BYTES
 
 
 def parse_hint(text: str, me: str) -> Hint | None:

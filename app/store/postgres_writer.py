@@ -33,8 +33,8 @@ Batch = tuple[list[Result], list[object]]
 
 Told = Callable[[int, float], int]
 """What instant it is, by the database's answer to a question of then (monotonic seconds): its own, but for tests."""
-Announcement = Callable[[str, list[Any]], str]
-"""What the other replicas are told with a commit: by whom it is, and of these facts. On the writer's thread."""
+Announcement = Callable[[str, list[Any]], list[str]]
+"""What texts the other replicas are told with a commit: by whom it is, and of these facts. On the writer's thread."""
 
 
 class Undecided(Exception):  # noqa: N818
@@ -188,8 +188,8 @@ class Writer:
         """Commit, and with it tell whoever listens what the facts are about."""
         told = ""
         if facts and self._announce is not None:
-            text = self._announce(self._name, facts)
-            told = f"SELECT pg_notify('{CHANNEL}', {_quoted(text)}); "
+            texts = self._announce(self._name, facts)
+            told = "".join(f"SELECT pg_notify('{CHANNEL}', {_quoted(text)}); " for text in texts)
         said = link.simple(f"{told}COMMIT").command_status
         if said != b"COMMIT":
             raise psycopg.InternalError(f"COMMIT answered {(said or b'nothing').decode()}")

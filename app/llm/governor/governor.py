@@ -147,6 +147,11 @@ class Governor:
         road = self._by_model.get(model) or self._roads.get(pool_of(model))
         return None if road is None else road.lane.breaker.outage_s(self.now_s())
 
+    def is_out(self, pool: str) -> bool:
+        """Whether a pool is out of reach, as far as is known."""
+        road = self._roads.get(pool)
+        return road is not None and road.lane.breaker.outage_s(self.now_s()) is not None
+
     def roads(self) -> Iterator[Road]:
         """Every pool that was asked for, for reports."""
         return iter(self._roads.values())

@@ -10,7 +10,7 @@ import pytest
 
 from app import settings
 from app.domain.clock import SystemClock
-from app.journal.hints import Hint, UpstreamHint, hint_text, parse_hint
+from app.journal.hints import Hint, UpstreamHint, hint_texts, parse_hint
 from app.llm.governor.governor import Governor
 from app.llm.governor.lane import Reason
 from app.llm.governor.report import report
@@ -94,10 +94,11 @@ async def test_an_open_breaker_reaches_the_other_process(
 def test_hints_carry_what_was_met_beside_the_tasks() -> None:
     """One text for both; names may have any character; our own are not for us."""
     met = UpstreamHint("a model/of = mine", "rate_limited", 12.5)
-    text = hint_text("me", ["t2", "t1"], [met])
+    (text,) = hint_texts("me", ["t2", "t1"], [met])
     assert parse_hint(text, "me") is None
     assert parse_hint(text, "you") == Hint(frozenset({"t1", "t2"}), (met,))
-    assert parse_hint(hint_text("me", [], [met]), "you") == Hint(frozenset(), (met,))
+    (alone,) = hint_texts("me", [], [met])
+    assert parse_hint(alone, "you") == Hint(frozenset(), (met,))
     assert parse_hint("me t1 ^broken ^pool=reason=x", "you") == Hint(frozenset({"t1"}))
 
 
@@ -105,7 +106,7 @@ async def test_what_is_heard_is_bounded(tmp_path: Path) -> None:
     """A hint of another version, or a wrong one, holds nobody back for long."""
     governor = Governor(SystemClock())
     store = SqliteStore(tmp_path, SystemClock())
-    gossip = Gossip(store, governor)
+    gossip = Gossip(store, governor, SystemClock())
     for hint in (
         UpstreamHint("p", "a_reason_of_tomorrow", 10.0),
         UpstreamHint("p", Reason.RATE_LIMITED, float("nan")),
