@@ -27,8 +27,9 @@ _KEY = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT, "pattern": "^[ -~]+$"},
-    "description": "Your name for this submission. Sent again within 24 hours, the same body makes no other task and "
-    "is answered as the first time, with `Idempotency-Replayed: true`; another body is a 422.",
+    "description": "Your name for this request. Sent again within 24 hours, the same request makes no other task or run and "
+    "is answered as the first time (after a wait with what that brought), with `Idempotency-Replayed: true`; another "
+    "request is a 422.",
 }
 _REPLAYED = {
     "description": "The answer is that of an earlier request with this key.",
@@ -45,6 +46,7 @@ _UNAUTHORIZED = {
     "content": _PROBLEM,
 }
 _WAITING = {"create_task", "get_task", "retry_task"}
+_KEYED = ("/tasks", "/tasks/{task_id}/retry")
 
 
 def install(app: FastAPI, routes: Iterable[BaseRoute]) -> None:
@@ -74,10 +76,11 @@ def _complete(spec: dict[str, Any], guarded: set[str]) -> None:
     optional = spec["paths"]["/tasks/{task_id}/retry"]["post"]["requestBody"]
     body = optional["content"]["application/json"]  # it may be missing, but it is never `null`
     body["schema"] = body["schema"]["anyOf"][0]
-    submit = spec["paths"]["/tasks"]["post"]
-    submit["parameters"].append(_KEY)
-    for status in ("200", "202"):
-        submit["responses"][status]["headers"] = {"Idempotency-Replayed": _REPLAYED}
+    for keyed in _KEYED:
+        submit = spec["paths"][keyed]["post"]
+        submit["parameters"].append(_KEY)
+        for status in ("200", "202"):
+            submit["responses"][status]["headers"] = {"Idempotency-Replayed": _REPLAYED}
     for name in _NOT_OURS:
         spec["components"]["schemas"].pop(name, None)
 

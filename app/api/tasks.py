@@ -8,7 +8,7 @@ from app.api import present
 from app.api.bodies import SESSION_ID, BudgetIn, TaskIn
 from app.api.cursors import cursor_after, position
 from app.api.guarded import GuardedRoute
-from app.api.idempotency import REPLAYED, Answer, Key, answered, key_of, once
+from app.api.idempotency import REPLAYED, Answer, Key, amend, key_of, known_answer, once
 from app.api.schemas import Problem, TaskOut, TaskPage
 from app.api.services import Services, principal
 from app.api.submit import Submission, acceptance, prepare
@@ -64,24 +64,21 @@ async def create_task(request: Request, body: TaskIn) -> Response:
     """
     services, who = await principal(request)
     key = key_of(request, who, body)
-    if key is not None:
-        known = await services.store.read(lambda tx: answered(tx, key))
-        if known is not None:  # also when the queue is full, or the service stopping
-            return await _again(services, who, known, wished_wait_s(request))
+    known = await known_answer(services, key)
+    if known is not None:  # also when the queue is full, or the service stopping
+        return await again(services, who, known, wished_wait_s(request))
     try:
         submission, at_us = await _accept(services, who, body, key)
     except BursarError:
-        if key is None:
-            raise
-        known = await services.store.read(lambda tx: answered(tx, key))
+        known = await known_answer(services, key)  # somebody else may have been first
         if known is None:
             raise
-        return await _again(services, who, known, wished_wait_s(request))
+        return await again(services, who, known, wished_wait_s(request))
     wait_s, task_id = wished_wait_s(request), submission.subject.task_id
     if wait_s:
-        return await waited(services, who, task_id, wait_s, {})
+        return await waited_first(services, who, task_id, wait_s, key)
     task = present.accepted_task(submission, at_us, simulated=services.simulated)
-    return present.json(task, 202, _accepted(task_id))
+    return present.json(task, 202, accepted(task_id))
 
 
 async def _accept(
@@ -92,7 +89,7 @@ async def _accept(
         submission = await prepare(services, who, body)
         accept = acceptance(services, submission)
         if key is not None:
-            accept = once(services, key, submission, _accepted(submission.subject.task_id), accept)
+            accept = once(services, key, submission, accepted(submission.subject.task_id), accept)
         try:
             return submission, await services.store.write(accept)
         except BudgetExhausted as error:
@@ -100,12 +97,22 @@ async def _accept(
             raise
 
 
-async def _again(services: Services, who: Principal, known: Answer, wait_s: int) -> Response:
-    """The first answer; or, where a wait is wished for, how the task stands after it."""
-    if wait_s or known.body is None:
+async def again(services: Services, who: Principal, known: Answer, wait_s: int) -> Response:
+    """The first answer; or, where that was no end and a wait is wished for, how the task stands after it."""
+    if known.body is None or (wait_s and known.status != 200):
         return await waited(services, who, known.task_id, wait_s, REPLAYED)
     headers = {**known.headers, **REPLAYED}
     return Response(known.body, known.status, headers, "application/json")
+
+
+async def waited_first(
+    services: Services, who: Principal, task_id: str, wait_s: int, key: Key | None
+) -> Response:
+    """The answer of a request that was accepted, after its wait; kept for those that repeat it."""
+    response = await waited(services, who, task_id, wait_s, {})
+    if key is not None:
+        await amend(services, key, task_id, response)
+    return response
 
 
 async def waited(
@@ -121,7 +128,7 @@ async def waited(
     return present.json(task, 202, {**headers, "Retry-After": POLL_AFTER_S})
 
 
-def _accepted(task_id: str) -> dict[str, str]:
+def accepted(task_id: str) -> dict[str, str]:
     return {"Location": f"/tasks/{task_id}", "Retry-After": POLL_AFTER_S}
 
 

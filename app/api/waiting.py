@@ -30,15 +30,17 @@ async def read_task(services: Services, who: Principal, task_id: str) -> dict[st
         NotFound: no such task of this owner.
     """
 
-    def op(tx: Tx) -> dict[str, Any]:
-        row = tx.one("read_task", id=task_id, owner=who.owner)
-        if row is None:
-            raise NotFound("task", task_id)
-        used = tx.one("usage_of_task", task_id=task_id, owner=who.owner) or present.NOTHING_USED
-        item = present.batch_item(tx, row)
-        return present.task(row, used, simulated=services.simulated, item=item)
+    return await services.store.read(lambda tx: shown(tx, services, who, task_id))
 
-    return await services.store.read(op)
+
+def shown(tx: Tx, services: Services, who: Principal, task_id: str) -> dict[str, Any]:
+    """The same in a transaction."""
+    row = tx.one("read_task", id=task_id, owner=who.owner)
+    if row is None:
+        raise NotFound("task", task_id)
+    used = tx.one("usage_of_task", task_id=task_id, owner=who.owner) or present.NOTHING_USED
+    item = present.batch_item(tx, row)
+    return present.task(row, used, simulated=services.simulated, item=item)
 
 
 async def await_end(

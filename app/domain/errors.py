@@ -9,7 +9,7 @@ BursarError
   + QueueFull             the queue's bound is reached
   + Stopping              the service takes no new work
   + SubmissionRefused     a submission that can never run (unknown model, unknown tool, …)
-  + KeyReused             an idempotency key that stands for another submission
+  + KeyReused             an idempotency key that stands for another request
   + BudgetExhausted       spent money leaves less than a minimal call
   + StaleLease            a write by a run that no longer holds its task
   + LeaseLost             a claim by a worker whose lease is gone or has expired
@@ -98,10 +98,10 @@ class SubmissionRefused(BursarError):  # noqa: N818
 
 
 class KeyReused(BursarError):  # noqa: N818
-    """An idempotency key that stands for another submission."""
+    """An idempotency key that stands for another request."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"The Idempotency-Key {key!r} was sent before, with another body.")
+        super().__init__(f"The Idempotency-Key {key!r} was sent before, with another request.")
         self.key = key
 
 

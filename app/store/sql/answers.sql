@@ -10,6 +10,11 @@ ON CONFLICT (owner, key) DO UPDATE SET digest = excluded.digest, task_id = exclu
     status = excluded.status, headers = excluded.headers, body = excluded.body, created_at_us = excluded.created_at_us
 WHERE answers.created_at_us <= :expired_us;
 
+-- name: amend_answer
+-- Of the request that was accepted: what it was answered in the end. Changes nothing once the task was erased.
+UPDATE answers SET status = :status, headers = :headers, body = :body
+WHERE owner = :owner AND key = :key AND digest = :digest AND task_id = :task_id AND body IS NOT NULL;
+
 -- name: forget_answers
 -- The oldest of those that are too old to count.
 DELETE FROM answers WHERE created_at_us <= (

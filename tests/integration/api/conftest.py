@@ -20,6 +20,7 @@ ON_EVERY_STORE = {
     "test_lists",
     "test_order",
     "test_retry",
+    "test_retry_keys",
     "test_sessions",
     "test_subtasks",
 }

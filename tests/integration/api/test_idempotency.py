@@ -14,7 +14,7 @@ from app.queue.answers import KEPT_S
 from app.store.port import Store
 from app.store.postgres import PostgresStore
 from app.store.sqlite import SqliteStore
-from tests.support.clock import ShiftedClock
+from tests.support.clock import ShiftedClock, yielded
 from tests.support.keys import come_as, made_key
 from tests.support.service import BASE_URL, HANG, Running, started
 
@@ -38,6 +38,15 @@ def same(first: httpx.Response, again: httpx.Response) -> None:
     assert again.headers[MARK] == "true"
     assert (again.status_code, again.content) == (first.status_code, first.content)
     for name in ("location", "retry-after", "content-type"):
+        assert again.headers[name] == first.headers[name]
+
+
+def same_end(first: httpx.Response, again: httpx.Response) -> None:
+    """The same of an answer that nobody has to come back for."""
+    assert "retry-after" not in {*first.headers, *again.headers}
+    assert (MARK in first.headers, again.headers[MARK]) == (False, "true")
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    for name in ("location", "preference-applied", "content-type"):
         assert again.headers[name] == first.headers[name]
 
 
@@ -230,13 +239,53 @@ async def test_with_a_wait(bursar: Running) -> None:
     same(first, await post(bursar, "k"))
 
 
-async def test_first_with_a_wait(bursar: Running) -> None:
-    """What is kept is the acceptance, whatever the first request waited for."""
+@pytest.mark.parametrize("prefer", ["wait=30", "wait=1", "respond-async"])
+async def test_first_with_a_wait(bursar: Running, prefer: str) -> None:
+    """What a request that waited was answered comes again as it was, whether the second one waits or not."""
     ended = await post(bursar, "k", prefer="wait=30")
-    assert (ended.status_code, MARK in ended.headers) == (200, False)
+    assert (ended.status_code, ended.json()["result"] is None) == (200, False)
+    again = await post(bursar, "k", prefer=prefer)
+    same_end(ended, again)
+    assert again.headers["preference-applied"] == "wait=30"
+    same_end(ended, await post(bursar, "k"))
+    assert tasks(bursar) == 1
+
+
+async def test_first_with_a_wait_in_vain(bursar: Running) -> None:
+    """It was answered how the task stood: that comes again, but for those who wait themselves."""
+    bursar.script({**HANG, "repeat": 1})
+    first = await post(bursar, "k", prefer="wait=1")
+    assert (first.status_code, first.json()["status"]) == (202, "running")
+    await bursar.client.post(f"/tasks/{first.json()['id']}/cancel")
+    ended = await post(bursar, "k", prefer="wait=30")
+    assert (ended.status_code, ended.json()["status"]) == (200, "cancelled")
+    same(first, await post(bursar, "k"))
+
+
+async def test_while_the_first_waits(bursar: Running) -> None:
+    """Until it is answered there is its acceptance."""
+    bursar.script({**HANG, "repeat": 1})
+    waiting = asyncio.create_task(post(bursar, "k", prefer="wait=30"))
+    while not bursar.rows("SELECT * FROM answers"):
+        await yielded()
+    meanwhile = await post(bursar, "k")
+    assert (meanwhile.status_code, meanwhile.json()["status"]) == (202, "queued")
+    await bursar.client.post(f"/tasks/{meanwhile.json()['id']}/cancel")
+    ended = await waiting
+    assert (ended.status_code, ended.json()["status"]) == (200, "cancelled")
+    same_end(ended, await post(bursar, "k"))
+
+
+async def test_an_answer_after_a_wait_is_erased_as_well(bursar: Running) -> None:
+    """It quotes the prompt and the result: with the task's content both go."""
+    first = await post(bursar, "k", prefer="wait=30")
+    task_id = first.json()["id"]
+    (kept,) = bursar.rows("SELECT status, body FROM answers")
+    assert (kept["status"], kept["body"].encode()) == (200, first.content)
+    assert (await bursar.client.delete(f"/tasks/{task_id}")).status_code == 204
+    assert bursar.rows("SELECT body FROM answers") == [{"body": None}]
     again = await post(bursar, "k")
-    assert (again.status_code, again.json()["status"]) == (202, "queued")
-    assert again.json()["id"] == ended.json()["id"]
+    assert (again.status_code, again.json()["result"], again.json()["task"]) == (200, None, None)
 
 
 async def test_refusals_are_not_kept(bursar: Running) -> None:
