@@ -5,9 +5,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -15,20 +13,11 @@ import pytest
 from app.domain.clock import SystemClock
 from tests.acceptance.books import Books, check_all, read_books
 from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
+from tests.acceptance.outages import BODIES, Clients, check_away
 from tests.support.postgres import Server, server
 from tests.support.process import Service, service, simulator
 
 _CLOCK = SystemClock()
-_POSTERS = 6
-_BODIES: list[dict[str, Any]] = [
-    {"task": "Why is the sky blue?", "complexity": "simple"},
-    {
-        "task": 'Work it out. [[sim {"steps": 3, "parallel": 3}]]',
-        "complexity": "simple",
-        "tools": ["calculator", "text_stats"],
-        "session_id": "shared",
-    },
-]
 
 
 @pytest.fixture
@@ -60,54 +49,6 @@ async def bursar(
         yield made
 
 
-@dataclass
-class Clients:
-    """Programs that keep posting. The service lives, so each of their requests has an answer."""
-
-    url: str
-    accepted: list[str] = field(default_factory=list)
-    refused: int = 0
-    stopping: bool = False
-    up: asyncio.Event = field(default_factory=asyncio.Event)
-    """The database answers, as far as the test knows."""
-    welcome: asyncio.Event = field(default_factory=asyncio.Event)
-    """A task was accepted since it was last cleared."""
-
-    async def run(self) -> None:
-        """Post until told to stop."""
-        await asyncio.gather(*(self._one(number) for number in range(_POSTERS)))
-
-    async def _one(self, number: int) -> None:
-        count = number
-        async with httpx.AsyncClient(base_url=self.url, trust_env=False, timeout=60) as client:
-            while not self.stopping:
-                answer = await client.post("/tasks", json=_BODIES[count % len(_BODIES)])
-                if answer.status_code == 202:
-                    self.accepted.append(answer.json()["id"])
-                    self.welcome.set()
-                    count += 1
-                    await client.get(f"/tasks/{self.accepted[-1]}", headers={"prefer": "wait=1"})
-                    continue
-                _check_refusal(answer)
-                self.refused += 1
-                await self.up.wait()
-
-
-def _check_refusal(answer: httpx.Response) -> None:
-    assert answer.status_code == 503, answer.text
-    assert answer.json()["type"].endswith(":store-unavailable"), answer.text
-    assert int(answer.headers["retry-after"]) > 0
-    assert "postgresql://" not in answer.text
-
-
-async def _check_away(client: httpx.AsyncClient) -> None:
-    """Unready, alive, and honest to whoever asks."""
-    _check_refusal(await client.get("/readyz"))
-    assert (await client.get("/healthz")).status_code == 200
-    _check_refusal(await client.post("/tasks", json=_BODIES[0]))
-    _check_refusal(await client.get("/tasks"))
-
-
 async def _stop_again_and_again(
     bursar: Service, own: Server, clients: Clients, stops: int
 ) -> list[float]:
@@ -120,7 +61,7 @@ async def _stop_again_and_again(
             await _CLOCK.sleep(dice.uniform(0, 0.05))
             clients.up.clear()
             own.stop()
-            await _check_away(client)
+            await check_away(client)
             await _CLOCK.sleep(dice.uniform(0, 1.5))  # that long it is away
             clients.welcome.clear()
             own.start()
@@ -210,7 +151,7 @@ async def test_stopping_while_it_is_away(
     await set_faults(upstream, random=[{"kind": "latency", "delay_s": 30, "probability": 1}])
     await bursar.start()
     async with bursar.client() as client:
-        accepted = [await submit(client, _BODIES[0]) for _ in range(3)]
+        accepted = [await submit(client, BODIES[0]) for _ in range(3)]
         while len(await requests_of(upstream)) < 3:
             await _CLOCK.sleep(0.05)
     own.stop()
