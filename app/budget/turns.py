@@ -10,17 +10,18 @@ worker slot back costs it no turn.
 
 import asyncio
 from collections.abc import Callable, Iterable, KeysView
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import count
 
 from app.budget.scopes import Scope
-from app.domain.record import record
 
 
-@record(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Place:
     task_id: str
     number: int
+    run: int
+    """The task's latest run that asked here."""
     woken: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -43,7 +44,7 @@ class Turns:
                 return scope
         return None
 
-    def join(self, task_id: str, scope: Scope) -> asyncio.Event:
+    def join(self, task_id: str, scope: Scope, run: int = 0) -> asyncio.Event:
         """Take (or keep) a place; the returned event is set when the turn may have come.
 
         Clear it, then try, then join again and wait: a reservation that ends meanwhile is not missed. A new
@@ -51,7 +52,8 @@ class Turns:
         """
         place = self._places.get(task_id)
         if place is None:
-            place = self._places[task_id] = _Place(task_id, self._number(task_id))
+            place = self._places[task_id] = _Place(task_id, self._number(task_id), run)
+        place.run = run
         line = self._lines.setdefault(scope, {})
         if task_id not in line:
             last = next(reversed(line.values()), None)
@@ -111,6 +113,11 @@ class Turns:
     def standing(self) -> KeysView[str]:
         """Those of them that stand in a line."""
         return self._places.keys()
+
+    def run_of(self, task_id: str) -> int | None:
+        """The task's run that asked last, if it stands in a line."""
+        place = self._places.get(task_id)
+        return None if place is None else place.run
 
     def _number(self, task_id: str) -> int:
         if task_id not in self._number_of:

@@ -140,7 +140,7 @@ class Reserver:
             call.agent or "",
             call.bound,
         )
-        give_up_s = self._clock.monotonic_s() + self._wait_s
+        task_id, give_up_s = call.subject.task_id, self._clock.monotonic_s() + self._wait_s
         ticket: asyncio.Event | None = None
         announced = False
         while True:
@@ -152,10 +152,10 @@ class Reserver:
             result = await self._try(call, attempt, row, scopes, announce=not announced)
             if isinstance(result, _Contended):
                 announced = announced or not result.behind
-                ticket = self._turns.join(call.subject.task_id, result.scope)
+                ticket = self._turns.join(task_id, result.scope, call.subject.run)
                 await self._wait(ticket, give_up_s, passage, behind=result.behind)
                 continue
-            self._turns.leave(call.subject.task_id)
+            self._turns.leave(task_id)
             taken = result.max_tokens, result.amount_nano, day, result.scopes, result.tight
             return Held(attempt, *taken, result.marks, result.compacts)
 

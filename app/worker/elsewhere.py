@@ -20,6 +20,12 @@ def kept_for(turns: Turns, governor: Governor, wanted: Iterable[str] | None) -> 
     return {t for t in wanted if t in known or governor.run_of(t) is not None}
 
 
+def latest_run(turns: Turns, governor: Governor, task_id: str) -> int | None:
+    """The task's run that asked last of those for which it stands in a line here."""
+    runs = turns.run_of(task_id), governor.run_of(task_id)
+    return max((run for run in runs if run is not None), default=None)
+
+
 def is_gone(place: Row | None, run: int | None, me: str) -> bool:
     """It has ended, or has gone on in another process since its `run` here; it may wait in that one's line by now."""
     if place is None or TaskStatus(place["status"]).terminal:

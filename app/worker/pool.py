@@ -25,7 +25,7 @@ from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
 from app.store.port import Row, Store, Tx
-from app.worker.elsewhere import is_cancelling, is_gone, kept_for
+from app.worker.elsewhere import is_cancelling, is_gone, kept_for, latest_run
 from app.worker.recovery import park, presume_open
 
 _log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class WorkerPool:
                 continue
             if place["status"] != TaskStatus.CANCELLING:
                 self._cancelled.discard(task_id)  # it was another run's
-            if place["status"] != TaskStatus.QUEUED and place["lease_owner"] != me:
+            if is_gone(place, self._turns.run_of(task_id), me):
                 self._turns.leave(task_id)
 
     def _ended(self, task_id: str) -> None:
@@ -369,7 +369,8 @@ class WorkerPool:
             waking.add_done_callback(self._waking.discard)
 
     async def _make_available(self, task_id: str) -> None:
-        run, me = self._governor.run_of(task_id), self._lease.worker
+        run = latest_run(self._turns, self._governor, task_id)
+        me = self._lease.worker
 
         def op(tx: Tx) -> Row | None:
             place = tx.one("task_place", id=task_id)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.budget.scopes import Scope
-from app.domain.task import LOCAL_OWNER, Conclusion, Outcome, TaskStatus
+from app.domain.task import LOCAL_OWNER, Claim, Conclusion, Outcome, TaskStatus
 from app.journal.events import ToolStarted
 from app.journal.hints import ANYTHING, Hint
 from app.llm.call import Parked
@@ -16,10 +16,11 @@ from app.llm.governor.lane import Reason, Told
 from app.llm.governor.road import Permit
 from app.queue import verbs
 from app.queue.retrying import Changes, retry
+from app.store.port import Tx
 from tests.support.clock import yielded
 from tests.support.desk import call_of
 from tests.support.provider import HAIKU, Hang, answer, calls, text, tool_use
-from tests.support.seeding import claim_now, drift, hold_lease
+from tests.support.seeding import claim_now, drift, hold_lease, row_of
 
 SCOPE = Scope("session", "s")
 
@@ -71,6 +72,68 @@ async def test_a_task_that_waits_in_the_queue_keeps_its_place(open_works: Any) -
         turns.join("next", SCOPE)
         await works.pool.hear(Hint(frozenset({"t"})))
         assert turns.ahead_of("next", (SCOPE,)) == SCOPE
+
+
+async def ran(works: Any, worker: str) -> Claim:
+    """One run of `t` under this worker, which parked it: it waits in the queue, not due for a minute."""
+
+    def op(tx: Tx) -> Claim:
+        tx.run("make_available", id="t", now_us=tx.now_us)
+        (claim,) = claim_now(tx, 1, worker)
+        verbs.give_back(tx, claim.subject, "budget_contention", tx.now_us + 60_000_000)
+        return claim
+
+    found: Claim = await unheard(works, op)
+    return found
+
+
+async def parked_again_elsewhere(works: Any) -> None:
+    """First in a line here with its first run, `t` has had a second one elsewhere; it stands in that one's line now."""
+    await works.accept("t")
+    claim = await ran(works, "w")
+    works.desk.turns.join("t", SCOPE, claim.subject.run).clear()
+    await ran(works, "w2")
+    await works.accept("next")
+    works.desk.turns.join("next", SCOPE).clear()
+
+
+@pytest.mark.parametrize("hint", [ANYTHING, Hint(frozenset({"t"}))])
+async def test_a_task_that_was_parked_again_elsewhere_leaves_its_place(
+    open_works: Any, hint: Hint
+) -> None:
+    """It was never seen running there: it is back in the queue when the rows are asked. Nobody waits behind it here."""
+    async with open_works() as works:
+        await parked_again_elsewhere(works)
+        await works.pool.hear(hint)
+        assert works.desk.turns.is_called("next")
+        assert "t" in works.desk.turns.known(), "its age it keeps"
+
+
+async def test_a_turn_that_comes_for_a_task_that_was_parked_again_elsewhere(
+    open_works: Any,
+) -> None:
+    """It is the other one's to wake: here the next is called at once."""
+    async with open_works() as works:
+        await parked_again_elsewhere(works)
+        before = await row_of(works.desk.store, "t")
+        works.desk.turns.ended((SCOPE,))
+        while not works.desk.turns.is_called("next"):
+            await yielded()
+        after = await row_of(works.desk.store, "t")
+        assert after["available_at_us"] == before["available_at_us"] > works.desk.clock.now_us()
+
+
+async def test_a_task_that_comes_back_stands_where_it_stood(open_works: Any) -> None:
+    """Parked here, elsewhere, and here again before anything was heard of it: what comes late does not move it."""
+    async with open_works() as works:
+        await parked_again_elsewhere(works)
+        turns, back = works.desk.turns, await ran(works, "w")
+        turns.join("t", SCOPE, back.subject.run)
+        await works.pool.hear(Hint(frozenset({"t"})))
+        assert turns.ahead_of("next", (SCOPE,)) == SCOPE
+        turns.ended((SCOPE,))
+        assert turns.is_called("t")
+        assert not turns.is_called("next")
 
 
 async def unheard(works: Any, op: Any) -> Any:
