@@ -150,7 +150,8 @@ class AnthropicProvider:
             async with asyncio.timeout(request.timeout_s):
                 response = await self._line.send(counting_body(request), None, COUNT_PATH)
                 try:
-                    found = orjson.loads(await _read(response, ERROR_BODY_LIMIT))
+                    pieces = _pieces(response, _head(response))
+                    found = orjson.loads(await _read(pieces, ERROR_BODY_LIMIT))
                 finally:
                     await response.aclose()
         except ModelFailure as failure:
@@ -175,13 +176,16 @@ class AnthropicProvider:
     ) -> ModelAnswer:
         beta = COMPACTION_BETA if request.compacted else None
         response = await self._line.send(body, request.reference, beta=beta)
-        if request.progress is not None:
-            request.progress.rates = read_rates(response.headers.raw)
         try:
-            stream.request_id = response.headers.get("request-id")
-            if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
-                return await _read_stream(response, stream, deadline)
-            raw = await _read(response, BODY_LIMIT)
+            head = _head(response)
+            if request.progress is not None:
+                request.progress.rates = read_rates(head)
+            request_id = head.get(b"request-id")
+            stream.request_id = None if request_id is None else request_id.decode("latin-1")
+            pieces = _pieces(response, head)
+            if head.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
+                return await _read_stream(pieces, stream, deadline)
+            raw = await _read(pieces, BODY_LIMIT)
             if len(raw) > BODY_LIMIT:
                 raise _too_long(stream)
             return parse_answer(raw, stream.request_id, unsplit_writes=stream.unsplit_writes)
@@ -190,23 +194,28 @@ class AnthropicProvider:
 
     async def _refuse_error_status(self, response: "httpx2.Response") -> None:
         """Read the body of an error ourselves: the SDK would read it without bound."""
-        if response.is_success:
+        if 200 <= response.status_code < 300:
             return
-        body = b""
+        head, body = _head(response), b""
         with suppress(*self._line.errors):
             async with asyncio.timeout(ERROR_BODY_TIMEOUT_S):
-                body = await _read(response, ERROR_BODY_LIMIT)
+                body = await _read(_pieces(response, head), ERROR_BODY_LIMIT)
         failure = status_failure(
             response.status_code, response.headers, body, now_us=self._clock.now_us()
         )
-        failure.rates = read_rates(response.headers.raw)
+        failure.rates = read_rates(head)
         raise failure
 
 
-async def _read(response: "httpx2.Response", limit: int) -> bytes:
+def _head(response: "httpx2.Response") -> dict[bytes, bytes]:
+    """The headers, by lower-case name: each look into the response's own costs as much as all of this."""
+    return {name.lower(): value for name, value in response.headers.raw}
+
+
+async def _read(pieces: AsyncIterator[bytes], limit: int) -> bytes:
     """The body; reading stops as soon as it is longer than `limit` bytes."""
     chunks, size = [], 0
-    async for chunk in _pieces(response):
+    async for chunk in pieces:
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
@@ -214,18 +223,18 @@ async def _read(response: "httpx2.Response", limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _pieces(response: "httpx2.Response") -> AsyncIterator[bytes]:
+def _pieces(response: "httpx2.Response", head: Mapping[bytes, bytes]) -> AsyncIterator[bytes]:
     """The body as it comes. What is not encoded needs no decoder: that is most of what reading it would cost."""
-    if any(name.lower() == b"content-encoding" for name, _ in response.headers.raw):
+    if b"content-encoding" in head:
         return response.aiter_bytes()
     return aiter(cast("AsyncIterable[bytes]", response.stream))
 
 
 async def _read_stream(
-    response: "httpx2.Response", stream: MessageStream, deadline: asyncio.Timeout
+    pieces: AsyncIterator[bytes], stream: MessageStream, deadline: asyncio.Timeout
 ) -> ModelAnswer:
     size = 0
-    async for chunk in _pieces(response):
+    async for chunk in pieces:
         if stream.complete:
             continue
         size += len(chunk)
@@ -307,26 +316,25 @@ def _sender(
 
     transport = http_client._transport_for_url(httpx2.URL(base_url))  # noqa: SLF001
     urls = {path: httpx2.URL(base_url.rstrip("/") + path) for path in (PATH, COUNT_PATH)}
-    fixed = [
-        (name.encode(), value.encode())
-        for name, value in sdk_headers.items()
-        if isinstance(value, str)
-    ]
+    named = {name: value for name, value in sdk_headers.items() if isinstance(value, str)}
+    fixed = httpx2.Headers({"Host": urls[PATH].netloc.decode("ascii"), **named}, encoding="ascii")
     extensions = {"timeout": http_client.timeout.as_dict()}
 
     async def send(
         body: bytes, reference: str | None, path: str = PATH, *, beta: str | None = None
     ) -> httpx2.Response:
-        headers = [*fixed, (REFERENCE_HEADER.encode(), reference.encode())] if reference else fixed
+        headers = httpx2.Headers(fixed, encoding="ascii")
+        headers["Content-Length"] = str(len(body))
+        if reference:
+            headers[REFERENCE_HEADER] = reference
         if beta is not None:
-            headers = [*headers, (b"anthropic-beta", beta.encode())]
+            headers["anthropic-beta"] = beta
+        # Given a stream, a request takes its headers as they are and adds none: that is half its price.
         request = httpx2.Request(
-            "POST",
-            urls[path],
-            headers=httpx2.Headers(headers, encoding="ascii"),
-            content=body,
-            extensions=extensions,
+            "POST", urls[path], stream=httpx2.ByteStream(body), extensions=extensions
         )
+        request.headers = headers
+        request.read()
         response = await transport.handle_async_request(request)
         try:
             await on_response(response)

@@ -4,24 +4,19 @@ Source: Messages API documentation, "Rate limits", response headers. All of them
 many gateways send none. `…-reset` (when a bucket will be full again) follows from limit and remaining: not read.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from app.domain.record import record
 
-_PREFIX = b"anthropic-ratelimit-"
-_PLACES = {
-    b"requests-limit": 0,
-    b"requests-remaining": 1,
-    b"input-tokens-limit": 2,
-    b"input-tokens-remaining": 3,
-    b"output-tokens-limit": 4,
-    b"output-tokens-remaining": 5,
-    b"tokens-limit": 6,
-    b"tokens-remaining": 7,
-}
 _DIGITS_LIMIT = 15
 KINDS = ("requests", "input_tokens", "output_tokens", "tokens")
 """The buckets, in the order of `Rates.values`; `tokens` is the most restrictive of those in force."""
+_NAMES = tuple(
+    f"anthropic-ratelimit-{kind.replace('_', '-')}-{what}".encode()
+    for kind in KINDS
+    for what in ("limit", "remaining")
+)
+_NONE = [-1] * len(_NAMES)
 
 
 @record(frozen=True, slots=True)
@@ -31,16 +26,11 @@ class Rates:
     values: tuple[int, ...]
 
 
-def read_rates(raw: Iterable[tuple[bytes, bytes]]) -> Rates | None:
-    """The rate limits among an answer's headers; None when there are none. Costs a few microseconds."""
-    found: list[int] | None = None
-    for name, value in raw:
-        lowered = name.lower()
-        if not lowered.startswith(_PREFIX):
-            continue
-        place = _PLACES.get(lowered[20:])
-        if place is not None and value.isdigit() and len(value) <= _DIGITS_LIMIT:
-            if found is None:
-                found = [-1] * 8
+def read_rates(head: Mapping[bytes, bytes]) -> Rates | None:
+    """The rate limits among an answer's headers, by lower-case name; None when there are none."""
+    found = [-1] * len(_NAMES)
+    for place, name in enumerate(_NAMES):
+        value = head.get(name, b"")
+        if value.isdigit() and len(value) <= _DIGITS_LIMIT:
             found[place] = int(value)
-    return None if found is None else Rates(tuple(found))
+    return None if found == _NONE else Rates(tuple(found))

@@ -16,7 +16,7 @@ import pytest
 from app.llm.answers import text_of
 from app.llm.anthropic import BODY_LIMIT, ERROR_BODY_LIMIT, AnthropicProvider
 from app.llm.body import request_body
-from app.llm.provider import ModelFailure, ModelRequest, Phase, Provider
+from app.llm.provider import ModelFailure, ModelRequest, Phase, Progress, Provider
 from app.llm.usage import Tokens
 from tests.support.wire import Then, Wire, chunk, event, json_reply, reply, stream_head
 
@@ -93,6 +93,25 @@ async def failure_of(provider: Provider, **changes: Any) -> ModelFailure:
 
 def streamed(*events: dict[str, Any]) -> bytes:
     return b"".join(chunk(event(each)) for each in events)
+
+
+async def test_headers_are_found_whatever_their_case(
+    wire: Wire, provider: AnthropicProvider
+) -> None:
+    """A proxy may have changed it: the rates, the request id and the kind of the body are still understood."""
+    shouted: dict[str, Any] = {"Anthropic_RateLimit_Requests_Limit": "50", "Request_ID": "req_loud"}
+    wire.play(json_reply(MESSAGE, request_id=None, **shouted))
+    wire.play(
+        stream_head(content_type=None, Content_Type="TEXT/event-stream", request_id=None, **shouted)
+        + streamed(*BODY, STOP)
+        + chunk(b"")
+    )
+    for _ in range(2):
+        progress = Progress()
+        answer = await provider.ask(question(progress=progress))
+        assert (text_of(answer), answer.request_id) == ("Hello", "req_loud")
+        assert progress.rates is not None
+        assert progress.rates.values[0] == 50
 
 
 async def test_a_question_and_its_answer(wire: Wire, provider: AnthropicProvider) -> None:
