@@ -27,6 +27,7 @@ from app.llm.catalog import retiring
 from app.llm.live import Live
 from app.llm.pricing import PriceBook
 from app.llm.provider import Provider
+from app.observe.logs import lines_together
 from app.observe.metrics import Metrics
 from app.opening import (
     load_prices,
@@ -181,7 +182,11 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     kept_days = settings.retention_days if slots else None
     housekeeper = Housekeeper(store, clock, empty_log, retention_days=kept_days)
     feed = Feed(
-        queue.on_event, pool.on_event, LogView(simulated=settings.simulated), MetricsView(metrics)
+        queue.on_event,
+        pool.on_event,
+        LogView(simulated=settings.simulated),
+        MetricsView(metrics),
+        together=lines_together,
     )
     feed.add_view(housekeeper.on_event)
     batches = make_batch_keeper(settings, store, provider, prices, clock) if slots else None

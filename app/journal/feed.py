@@ -6,7 +6,7 @@ What other processes commit comes as hints (see `app.journal.hints`): followers 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from app.domain.task import Subject
@@ -22,8 +22,12 @@ _log = logging.getLogger(__name__)
 class Feed:
     """Give `publish` to the store as its commit listener."""
 
-    def __init__(self, *views: View) -> None:
+    def __init__(
+        self, *views: View, together: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """`together` surrounds what the views do with one commit."""
         self._views = list(views)
+        self._together = together
         self._followers: dict[str, set[asyncio.Event]] = {}
         self._reads: dict[str, dict[int, asyncio.Task[list[Recorded]]]] = {}
         """Reads under way, by task and position: those who ask for the same share one."""
@@ -35,6 +39,10 @@ class Feed:
 
     def publish(self, facts: list[Any]) -> None:
         """Show one commit's entries to the views and wake the followers of their subjects."""
+        with self._together():
+            self._show(facts)
+
+    def _show(self, facts: list[Any]) -> None:
         for entry in facts:
             if not isinstance(entry, Recorded):  # for other processes only
                 continue

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar, cast
+
+from prometheus_client import Counter, Histogram
 
 from app.domain.clock import rfc3339
 from app.domain.money import usd_from_nano
@@ -28,7 +30,7 @@ from app.journal.events import (
     ToolFinished,
 )
 from app.journal.journal import Recorded
-from app.observe.logs import EVENT_LOGGER
+from app.observe.logs import EVENT_LOGGER, EventRecord
 from app.observe.metrics import BoundedLabels, Metrics
 
 
@@ -51,6 +53,8 @@ def _seconds(value: float) -> float:
     """Never negative: the wall clock may be set back between two instants."""
     return max(round(value, 6), 0.0)
 
+
+M = TypeVar("M", Counter, Histogram)
 
 _FIELDS = {
     kind.name: tuple(_public(field.name) for field in fields(kind)) for kind in EVENTS.values()
@@ -98,10 +102,7 @@ class LogView:
         if self._simulated:
             line["simulated"] = True
         line.update(public_fields(event))
-        record = self._logger.makeRecord(
-            EVENT_LOGGER, event.level, "", 0, event.name, (), None, extra={"fields": line}
-        )
-        self._logger.handle(record)
+        self._logger.handle(EventRecord(event.level, event.name, line))
 
 
 class MetricsView:
@@ -111,6 +112,15 @@ class MetricsView:
         self._metrics = metrics
         self._models = BoundedLabels()
         self._outcomes = BoundedLabels()
+        self._children: dict[tuple[object, ...], Any] = {}
+
+    def _of(self, metric: M, *labels: str) -> M:
+        """The metric of these labels; to ask itself costs four times as much."""
+        key = (metric, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = metric.labels(*labels)
+        return cast("M", child)
 
     def __call__(self, entry: Recorded) -> None:
         metrics = self._metrics
@@ -120,11 +130,11 @@ class MetricsView:
             case TaskRequeued(reason="restart" | "lease_expired"):
                 metrics.orphans.inc()
             case TaskFinished(status=status, outcome=outcome, duration_s=duration_s):
-                metrics.tasks.labels(status, outcome).inc()
+                self._of(metrics.tasks, status, outcome).inc()
                 metrics.task_seconds.observe(duration_s)
             case ToolFinished(outcome=outcome, duration_s=duration_s):
-                metrics.tools.labels(outcome).inc()
-                metrics.step_seconds.labels("tool").observe(duration_s)
+                self._of(metrics.tools, outcome).inc()
+                self._of(metrics.step_seconds, "tool").observe(duration_s)
             case other:
                 self._attempt(other)
 
@@ -135,14 +145,14 @@ class MetricsView:
                 self._answered(event)
             case AttemptFailed(error_type=error_type, kind=kind):
                 outcome = self._outcomes.of(error_type)
-                metrics.upstream.labels(self._models.of(event.model), outcome).inc()
+                self._of(metrics.upstream, self._models.of(event.model), outcome).inc()
                 self._lost(event.model, event.charged_nano, presumed=kind == "presumed")
             case AttemptPresumed():
                 self._lost(event.model, event.charged_nano, presumed=True)
             case ReservationExceeded():
                 metrics.overage.inc()
             case RetryScheduled(reason=reason):
-                metrics.retries.labels(self._outcomes.of(reason)).inc()
+                self._of(metrics.retries, self._outcomes.of(reason)).inc()
             case other:
                 self._route(other)
 
@@ -150,15 +160,15 @@ class MetricsView:
         metrics = self._metrics
         match event:
             case ModelRouted(by=by, complexity=complexity):
-                metrics.routed.labels(by, complexity).inc()
+                self._of(metrics.routed, by, complexity).inc()
             case ModelEscalated(why=why):
-                metrics.switches.labels(why).inc()
+                self._of(metrics.switches, why).inc()
             case ModelFellBack():
-                metrics.switches.labels("fallback").inc()
+                self._of(metrics.switches, "fallback").inc()
             case ModelDowngraded():
-                metrics.switches.labels("budget").inc()
+                self._of(metrics.switches, "budget").inc()
             case AttemptReturned(result=result):
-                metrics.batch_items.labels(result).inc()
+                self._of(metrics.batch_items, result).inc()
             case _:
                 pass
 
@@ -171,8 +181,8 @@ class MetricsView:
     def _answered(self, event: ModelAnswered) -> None:
         metrics, model = self._metrics, self._models.of(event.model)
         metrics.spent(model, event.cost_nano)
-        metrics.upstream.labels(model, "answered").inc()
-        metrics.step_seconds.labels("model").observe(event.duration_s)
+        self._of(metrics.upstream, model, "answered").inc()
+        self._of(metrics.step_seconds, "model").observe(event.duration_s)
         for meter, count in (
             ("input", event.input_tokens),
             ("output", event.output_tokens),
@@ -180,4 +190,4 @@ class MetricsView:
             ("cache_write", event.cache_write_5m_tokens + event.cache_write_1h_tokens),
         ):
             if count:
-                metrics.tokens.labels(meter).inc(count)
+                self._of(metrics.tokens, meter).inc(count)

@@ -7,15 +7,16 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
 from pythonjsonlogger.orjson import OrjsonFormatter
 
-from app.domain.clock import US_PER_S, rfc3339
+from app.domain.clock import US_PER_S, SystemClock, rfc3339
 
 EVENT_LOGGER = "bursar"
 """Events are logged here; everything else under its module's name."""
@@ -26,6 +27,7 @@ _CREDENTIAL = re.compile(
     r"|(?<=[Bb]earer )[A-Za-z0-9._~+/-]{8,}=*"
     r"|bursar_[A-Za-z0-9_-]{43}"  # our own keys, wherever they stand
 )
+_CLOCK = SystemClock()
 _SECRET_LENGTH = 8
 """A shorter configured secret is a placeholder; blotting it out would spoil ordinary words."""
 
@@ -76,6 +78,56 @@ class JsonFormatter(OrjsonFormatter):
         return self._redactor.clean(text)
 
 
+class EventRecord(logging.LogRecord):
+    """A log record of an event, without what no line of ours shows: to find that out costs more than the line."""
+
+    _ABSENT: ClassVar = vars(logging.LogRecord("", 0, "", 0, "", (), None))
+
+    def __init__(self, level: int, event: str, shown: Mapping[str, Any]) -> None:
+        # Not the inherited one: see above.
+        now_s = _CLOCK.now_us() / US_PER_S
+        self.__dict__.update(
+            self._ABSENT,
+            name=EVENT_LOGGER,
+            msg=event,
+            levelno=level,
+            levelname=logging.getLevelName(level),
+            created=now_s,
+            msecs=now_s % 1 * 1_000,
+            fields=shown,
+        )
+
+
+class _Together(logging.Handler):
+    """Writes a line as it comes, or those within `lines_together` at once."""
+
+    held = False
+
+    def flush(self) -> None:
+        if not _Together.held:
+            super().flush()
+
+
+class _Stdout(_Together, logging.StreamHandler[TextIO]):
+    pass
+
+
+class _File(_Together, WatchedFileHandler):
+    pass
+
+
+@contextmanager
+def lines_together() -> Iterator[None]:
+    """The lines of this block are written at its end, with one write for all of them."""
+    _Together.held = True
+    try:
+        yield
+    finally:
+        _Together.held = False
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+
+
 def configure(level: str, file: Path | None, redactor: Redactor) -> None:
     """Send every log record of the process to stdout, and to `file` too, as JSON lines.
 
@@ -84,10 +136,10 @@ def configure(level: str, file: Path | None, redactor: Redactor) -> None:
     """
     # No line shows these, and each record would look them up.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [_Stdout(sys.stdout)]
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(WatchedFileHandler(file, encoding="utf-8"))
+        handlers.append(_File(file, encoding="utf-8"))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)

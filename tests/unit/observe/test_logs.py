@@ -13,7 +13,14 @@ from app.journal.call_events import ModelAnswered
 from app.journal.events import SessionBudgetSet, TaskFinished
 from app.journal.journal import Recorded
 from app.journal.views import LogView
-from app.observe.logs import REDACTED, JsonFormatter, Redactor, configure
+from app.observe.logs import (
+    REDACTED,
+    EventRecord,
+    JsonFormatter,
+    Redactor,
+    configure,
+    lines_together,
+)
 from tests.support.loglines import LineChecker
 
 CANARY = "canary-5d0e-not-a-real-key"
@@ -195,6 +202,34 @@ class TestConfigure:
             configure("INFO", None, Redactor())
         logging.getLogger("somebody").info("once")
         assert len(capsys.readouterr().out.splitlines()) == 1
+
+    def test_lines_of_a_block_are_written_at_its_end(self, tmp_path: Path) -> None:
+        """All of them, in order, also when the block fails; a line after it is written as it comes."""
+        file = tmp_path / "agent.log"
+        configure("INFO", file, Redactor())
+        logger = logging.getLogger("somebody")
+
+        def fails() -> None:
+            with lines_together():
+                for number in range(3):
+                    logger.info("line %d", number)
+                assert file.read_text(encoding="utf-8") == ""
+                raise RuntimeError("in the middle")
+
+        with pytest.raises(RuntimeError, match="middle"):
+            fails()
+        assert len(file.read_text(encoding="utf-8").splitlines()) == 3
+        logger.info("line 3")
+        lines = file.read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["event"] for line in lines] == [f"line {n}" for n in range(4)]
+
+    def test_an_event_can_be_formatted_by_anybody(self) -> None:
+        """Its record has every field of an ordinary one, for handlers that other people bring."""
+        ordinary = logging.LogRecord("bursar", logging.INFO, "", 0, "task_claimed", (), None)
+        event = EventRecord(logging.INFO, "task_claimed", {"run": 1})
+        assert vars(ordinary).keys() <= vars(event).keys()
+        layout = "%(levelname)s %(name)s %(message)s %(filename)s:%(lineno)d %(threadName)s"
+        assert logging.Formatter(layout).format(event).startswith("INFO bursar task_claimed")
 
     def test_chatter(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Libraries that log every request are heard from their warnings on."""
