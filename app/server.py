@@ -68,6 +68,7 @@ async def serve(settings: Settings, address: socket.socket, role: Role = Role.SE
                 service.app,
                 log_config=None,
                 access_log=settings.access_log,
+                proxy_headers=settings.access_log,  # nobody else wants to know who is behind one
                 lifespan="off",
                 backlog=_BACKLOG,
                 server_header=False,

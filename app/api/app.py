@@ -17,6 +17,7 @@ from app.api import (
     quotes,
     retry,
     sessions,
+    shortcut,
     spec,
     tasks,
     upstream,
@@ -54,6 +55,8 @@ def create_app(
     for module in modules:
         app.include_router(module.router)
     problems.install(app)
+    if not probes_only:
+        shortcut.install(app)
     spec.install(app, [route for module in modules for route in module.router.routes])
     return app
 

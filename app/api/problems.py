@@ -65,6 +65,18 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(error, _as_handler(handler))
 
 
+def answer(error: Exception) -> Response:
+    """The problem that tells of `error`.
+
+    Raises:
+        Exception: the error itself, of which only the log is to know more than that it was one.
+    """
+    for kind in type(error).__mro__:
+        if kind is not Exception and kind in _HANDLERS:
+            return _HANDLERS[kind](error)
+    raise error
+
+
 def _as_handler(make: Callable[[Any], Response]) -> Callable[[Request, Exception], Response]:
     async def handle(_request: Request, error: Exception) -> Response:
         return make(error)

@@ -45,12 +45,21 @@ class StrictRoute(APIRoute):
 
         async def strictly(request: Request) -> Response:
             if takes_body and not (may_lack and _empty(request)):
-                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if kind != "application/json":
-                    raise HTTPException(415, "Send the body with 'content-type: application/json'.")
+                refuse_other_media(request)
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strictly
+
+
+def refuse_other_media(request: Request) -> None:
+    """Whatever the body is, it must be said to be JSON.
+
+    Raises:
+        HTTPException: 415.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HTTPException(415, "Send the body with 'content-type: application/json'.")
 
 
 def _empty(request: Request) -> bool:
