@@ -9,6 +9,7 @@ from json import JSONDecodeError
 from fastapi import FastAPI, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import problems
@@ -37,6 +38,9 @@ class Shortcut:
             task = await _task_of(request)
         except (JSONDecodeError, ValidationError):
             await self._app(scope, _again(await request.body(), receive), send)
+            return
+        except ClientDisconnect:
+            await self._app(scope, receive, send)  # it will hear of it, too
             return
         except (HTTPException, BursarError) as error:
             response = problems.answer(error)
