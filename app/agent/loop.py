@@ -101,7 +101,7 @@ class AgentLoop:
         caching: Caching = NO_CACHING,
     ) -> None:
         self._store = store
-        self._spent = SpentBudget(store, clock, cheaper)
+        self._spent = SpentBudget(store, clock, cheaper, ladder.row)
         self._classifier = Classifier(store, caller, clock)
         self._ladder = ladder
         self._caller = caller
@@ -257,7 +257,7 @@ class AgentLoop:
         """
         if isinstance(why, BudgetExhausted):
             fits = self._fits(job, definitions, why)
-            return given_up(job, why) or await self._spent.decide(job, why, fits)
+            return given_up(job, why) or await self._spent.decide(job, why, fits, definitions)
         fallback = self._ladder.fallback
         if fallback is not None and not due(job):  # else it was the classifier that was asked
             call_of = partial(self._call, job, definitions=definitions)

@@ -1,8 +1,12 @@
 """When spent money leaves less than the next call may cost: a cheaper model, a pause, a closing turn, or the end."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
+from app.agent.alternatives import RowOf, Tools, alternatives, next_question, score_of
 from app.agent.job import Job, with_partial
+from app.agent.transcript import Transcript
+from app.agent.window import can_fit
 from app.domain.clock import Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.money import format_usd
@@ -11,6 +15,7 @@ from app.journal.event import Event
 from app.journal.events import BudgetFinalizing, ModelDowngraded
 from app.journal.journal import append, fence
 from app.llm.call import Paused
+from app.llm.pricing import UnknownModel
 from app.store.persist import persist
 from app.store.port import Store, Tx
 
@@ -32,12 +37,15 @@ def no_cheaper(_model: str) -> str | None:
 class SpentBudget:
     """Applies a task's policy. What it decides is an event before it takes effect: a restart comes to the same."""
 
-    def __init__(self, store: Store, clock: Clock, cheaper: Cheaper) -> None:
+    def __init__(self, store: Store, clock: Clock, cheaper: Cheaper, row: RowOf) -> None:
         self._store = store
         self._clock = clock
         self._cheaper = cheaper
+        self._row = row
 
-    async def decide(self, job: Job, error: BudgetExhausted, fits: Fits) -> Conclusion | None:
+    async def decide(
+        self, job: Job, error: BudgetExhausted, fits: Fits, tools: Tools
+    ) -> Conclusion | None:
         """What follows: None when the task goes on, in another way; else its end.
 
         Raises:
@@ -48,7 +56,7 @@ class SpentBudget:
         if spec.downgrade and not transcript.closing:
             model, least = await self._next_that_fits(transcript.model, fits, error)
             if model is not None:
-                await self._write(job, _downgraded(job, model, error))
+                await self._write(job, self._downgraded(transcript, model, error, tools))
                 transcript.switch_model(model)
                 return None
         if spec.on_budget is BudgetPolicy.PAUSE:
@@ -77,6 +85,38 @@ class SpentBudget:
             cheaper = self._cheaper(cheaper)
         return cheaper, least
 
+    def _downgraded(
+        self, transcript: Transcript, model: str, error: BudgetExhausted, tools: Tools
+    ) -> ModelDowngraded:
+        chosen, others = None, [transcript]
+        cheaper = self._cheaper(transcript.model)
+        while cheaper is not None:
+            trial = replace(transcript)
+            trial.switch_model(cheaper)
+            if cheaper == model:
+                chosen = trial
+            elif can_fit(trial):
+                others.append(trial)
+            cheaper = self._cheaper(cheaper)
+        instead = alternatives(others, tools, self._row)
+        return ModelDowngraded(
+            step=transcript.step + 1,
+            from_model=transcript.model,
+            to_model=model,
+            scope=error.scope,
+            needed_nano=error.needed_nano,
+            next_worst_nano=None if chosen is None else self._worst_nano(chosen, tools),
+            score=score_of(transcript.spec),
+            alternatives=instead.models,
+            alternatives_worst_nano=instead.worst_nano,
+        )
+
+    def _worst_nano(self, transcript: Transcript, tools: Tools) -> int | None:
+        try:
+            return next_question(transcript, tools, self._row).worst_nano
+        except UnknownModel:  # the price file lost it since: its call will say so
+            return None
+
     async def _write(self, job: Job, event: Event) -> None:
         subject = job.claim.subject
 
@@ -85,16 +125,6 @@ class SpentBudget:
             append(tx, subject, event)
 
         await persist(self._store, self._clock, op)
-
-
-def _downgraded(job: Job, model: str, error: BudgetExhausted) -> ModelDowngraded:
-    return ModelDowngraded(
-        step=job.transcript.step + 1,
-        from_model=job.transcript.model,
-        to_model=model,
-        scope=error.scope,
-        needed_nano=error.needed_nano,
-    )
 
 
 def _finalizing(job: Job, error: BudgetExhausted, *, cut: bool) -> BudgetFinalizing:

@@ -100,6 +100,14 @@ class ModelDowngraded(Event):
     to_model: str
     scope: str
     needed_nano: int
+    """What the smallest useful call to the model that is left may cost."""
+    next_worst_nano: int | None = None
+    """The most that the next call can cost, nothing of it cached."""
+    score: float | None = None
+    """The router's, where it chose the task's complexity."""
+    alternatives: tuple[str, ...] = ()
+    """Who else could have gone on: the model that is left, and the other cheaper routes."""
+    alternatives_worst_nano: tuple[int, ...] = ()
 
 
 @record(frozen=True, slots=True)

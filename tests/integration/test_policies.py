@@ -130,6 +130,9 @@ class TestDowngrade:
         assert (task["outcome"], task["model"]) == ("answered", OPUS)
         (told,) = of_type(await bursar.events(task["id"]), "model_downgraded")
         assert (told["from_model"], told["to_model"], told["step"]) == (OPUS, HAIKU, 1)
+        assert told["alternatives"] == [OPUS, "claude-sonnet-5-5"]
+        assert told["alternatives_worst_usd"][0] > told["alternatives_worst_usd"][1]
+        assert told["alternatives_worst_usd"][1] > told["next_worst_usd"] > 0
         assert {line["model"] for line in await lines(bursar, task["id"])} == {HAIKU}
         assert billed(bursar) == nano(task["cost_usd"]) <= 500_000
 

@@ -244,7 +244,7 @@ class TestDowngrade:
             assert [line["model"] for line in lines] == [OPUS, OPUS, SONNET, SONNET]
 
     async def test_the_next_route_that_fits_is_taken_at_once(self, open_studio):
-        """A route that does not fit either is neither used nor told of."""
+        """A route that does not fit either is not used; what is told of it: see test_alternatives."""
         async with open_studio(answer(text("done")), cheaper=NEXT) as studio:
             claim = await studio.claim(model=OPUS, downgrade=True, budget_nano=400_000)
             assert await studio.run(claim) is None

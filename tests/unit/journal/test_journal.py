@@ -11,7 +11,14 @@ from app.domain.errors import StaleLease
 from app.domain.task import LOCAL_OWNER, Subject
 from app.journal import call_events, events
 from app.journal.event import Event
-from app.journal.events import EVENTS, CancelRequested, ModelEscalated, ModelFellBack, TaskClaimed
+from app.journal.events import (
+    EVENTS,
+    CancelRequested,
+    ModelDowngraded,
+    ModelEscalated,
+    ModelFellBack,
+    TaskClaimed,
+)
 from app.journal.journal import PAGE_LIMIT, Recorded, append, fence, read, read_all
 from app.journal.views import public_fields
 from app.queue import verbs
@@ -90,10 +97,11 @@ async def test_fields_of_a_newer_version_are_ignored(store):
     assert entry.event == TaskClaimed(worker="w", waited_s=1.5)
 
 
-@pytest.mark.parametrize("kind", [ModelEscalated, ModelFellBack])
+@pytest.mark.parametrize("kind", [ModelDowngraded, ModelEscalated, ModelFellBack])
 async def test_a_change_of_the_model_of_an_older_version_is_read(store, kind):
     """Written when neither score nor alternatives were told: what there is comes back, the rest is empty."""
     added = {"score", "alternatives", "alternatives_worst_nano"}
+    added |= {"next_worst_nano"} if kind is ModelDowngraded else set()
     full = example(kind)
     old = {f.name: getattr(full, f.name) for f in fields(kind) if f.name not in added}
     data = orjson.dumps(old).decode()
