@@ -8,7 +8,7 @@ import pytest
 
 from app.budget.scopes import Scope
 from app.domain.task import LOCAL_OWNER, Claim, Conclusion, Outcome, TaskStatus
-from app.journal.events import ToolStarted
+from app.journal.events import TaskFinished, ToolStarted
 from app.journal.hints import ANYTHING, Hint
 from app.llm.call import Parked
 from app.llm.governor.governor import GovernorLimits, pool_of
@@ -183,6 +183,35 @@ async def test_a_cancel_elsewhere_in_a_call_whose_hint_comes_late(open_works: An
         await ended_as_cancelled(works, asked=1)
         assert works.probe.calls == []
         assert works.events(ToolStarted) == []
+
+
+@pytest.mark.parametrize("hint", [ANYTHING, Hint(frozenset({"t"}))])
+async def test_a_hint_does_not_break_off_the_end_it_asks_for(open_works: Any, hint: Hint) -> None:
+    """The run was refused its next step and is about to write its end when it is told why: the task ends all the same."""
+    hang = Hang(calls(tool_use("c1", arguments={"x": 1})))
+    async with open_works(hang) as works:
+        await works.accept()
+        await works.start()
+        await hang.entered.wait()
+        await cancelled_elsewhere(works)
+        store = works.desk.store
+        heard = store.inner.listener
+
+        def cut(facts: Any) -> None:
+            """The refusal is written down; from here on nothing is."""
+            store.failures_left = 10_000
+            heard(facts)
+
+        store.inner.listener = cut
+        hang.release()
+        async with asyncio.timeout(10):
+            while not store.failed:
+                await yielded()
+        await works.pool.hear(hint)
+        await yielded(20)
+        store.inner.listener, store.failures_left = heard, 0
+        await ended_as_cancelled(works, asked=1)
+        assert len(works.events(TaskFinished)) == 1
 
 
 async def test_a_cancel_elsewhere_in_a_tool_whose_hint_comes_late(open_works: Any) -> None:
