@@ -26,7 +26,7 @@ from app.llm.batching.port import SellsBatches
 from app.llm.catalog import retiring
 from app.llm.live import Live
 from app.llm.pricing import PriceBook
-from app.llm.provider import Provider
+from app.llm.provider import Provider, WarmsUp
 from app.observe.logs import lines_together
 from app.observe.metrics import Metrics
 from app.opening import (
@@ -43,8 +43,6 @@ from app.queue.caps import Caps
 from app.queue.embedded import EmbeddedQueue
 from app.queue.port import Queue
 from app.settings import Role, Settings, unknown_variables
-from app.simulator.core import Simulator
-from app.simulator.server import RunningServer, start
 from app.store.port import ListenedStore
 from app.store.space import DiskSpace
 from app.store.sqlite import SqliteStore
@@ -56,6 +54,7 @@ from app.worker.keeper import LeaseKeeper, LeaseTerms
 from app.worker.pool import WorkerPool
 
 if TYPE_CHECKING:
+    from app.simulator.server import RunningServer
     from app.store.postgres import PostgresStore
 
 API_STORE_LIMIT_S = 20.0
@@ -86,7 +85,7 @@ class Service:
     store: ListenedStore
     provider: Provider
     tools: ToolRegistry
-    simulator: RunningServer | None
+    simulator: "RunningServer | None"
     housekeeper: Housekeeper
     batches: BatchKeeper | None
     ears: Ears | None
@@ -126,7 +125,7 @@ async def running(
     clock: Clock | None = None,
     *,
     open_store: Callable[[Path, Clock], ListenedStore] | None = None,
-    open_provider: Callable[[Settings, RunningServer | None], Provider] | None = None,
+    open_provider: Callable[[Settings, "RunningServer | None"], Provider] | None = None,
     role: Role = Role.SERVE,
 ) -> AsyncIterator[Service]:
     """A service, or the part of one that has this role, at work until the block is left.
@@ -144,17 +143,26 @@ async def running(
         store = make_store(settings, clock)
     else:
         store = open_store(settings.data_dir, clock)
-    simulator = await start(Simulator(clock)) if settings.simulated else None
+    simulator = await _simulator(clock) if settings.simulated else None
     provider = (open_provider or make_provider)(settings, simulator)
     service = wire(settings, clock, prices, tools, store, provider, simulator, role=role)
     try:
         await begin(service, settings)
+        if role is not Role.API and isinstance(provider, WarmsUp):
+            provider.warm_up()
         yield service
     finally:
         try:
             await service.drain()
         finally:
             await service.close()
+
+
+async def _simulator(clock: Clock) -> "RunningServer":
+    from app.simulator.core import Simulator  # noqa: PLC0415  (and its HTTP server, where it is used)
+    from app.simulator.server import start  # noqa: PLC0415
+
+    return await start(Simulator(clock))
 
 
 def wire(  # noqa: PLR0917  (each part is named where it is made)
@@ -164,7 +172,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     tools: ToolRegistry,
     store: ListenedStore,
     provider: Provider,
-    simulator: RunningServer | None,
+    simulator: "RunningServer | None",
     *,
     role: Role = Role.SERVE,
 ) -> Service:

@@ -1,6 +1,7 @@
 """Opening what the settings name: the store, prices, tools, the provider."""
 
 from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING
 
 from app.budget.accounts import ServiceLimits
 from app.budget.turns import Turns
@@ -16,7 +17,6 @@ from app.llm.provider import Provider
 from app.llm.retry import RetryLimits
 from app.observe.logs import Redactor
 from app.settings import Settings, SettingsError, variable
-from app.simulator.server import RunningServer
 from app.store.port import ListenedStore, Store
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME
@@ -25,6 +25,9 @@ from app.tools.errors import ToolSetupError
 from app.tools.registry import ToolRegistry
 from app.worker.batch_rows import BatchLimits
 from app.worker.batches import BatchKeeper
+
+if TYPE_CHECKING:
+    from app.simulator.server import RunningServer
 
 
 def make_clock(settings: Settings) -> Clock:
@@ -102,7 +105,7 @@ def load_tools(clock: Clock) -> ToolRegistry:
     return tools
 
 
-def make_provider(settings: Settings, simulator: RunningServer | None) -> Provider:
+def make_provider(settings: Settings, simulator: "RunningServer | None") -> Provider:
     """Who answers: the simulator, the Anthropic API, or whatever speaks it at the base URL.
 
     Raises:

@@ -5,16 +5,23 @@ here costs a fraction of what the SDK's models do, and the transcript goes out a
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 import orjson
 
 from app.domain.clock import Clock, SystemClock
-from app.domain.record import record
 from app.llm.answers import parse_answer
-from app.llm.anthropic_batches import AnthropicBatches, Request
+from app.llm.anthropic_batches import AnthropicBatches
+from app.llm.anthropic_line import (
+    CONNECTION_LIMIT,
+    COUNT_PATH,
+    DEFAULT_BASE_URL,
+    Line,
+    Opening,
+    open_line,
+)
 from app.llm.body import COMPACTION_BETA, counting_body, request_body
 from app.llm.failures import hide, malformed_answer, status_failure, transport_failure
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase
@@ -25,14 +32,6 @@ if TYPE_CHECKING:
     # Loading it takes a second of CPU: opening a client does that, importing this module must not.
     import httpx2
 
-DEFAULT_BASE_URL = "https://api.anthropic.com"
-PATH = "/v1/messages"
-COUNT_PATH = "/v1/messages/count_tokens"
-REFERENCE_HEADER = "x-bursar-attempt"
-"""Names the attempt in our ledger, so that both sides' records can be matched."""
-CONNECTION_LIMIT = 2_000
-KEEPALIVE_S = 60.0
-"""An idle connection is kept this long: a new one costs a TLS handshake."""
 BODY_LIMIT = 64 * 1024 * 1024
 """Bytes of an answer, after decompression."""
 ERROR_BODY_LIMIT = 1024 * 1024
@@ -40,25 +39,6 @@ ERROR_BODY_TIMEOUT_S = 10.0
 """For the body of an error: its status has already said what matters."""
 STREAM_END_TIMEOUT_S = 0.25
 """For the end of the body after `message_stop`: a connection read to its end can be used again."""
-
-
-class _Send(Protocol):
-    """POST a body under our reference; returns once the headers are there, with the body unread."""
-
-    def __call__(
-        self, body: bytes, reference: str | None, path: str = PATH, *, beta: str | None = None
-    ) -> Awaitable["httpx2.Response"]: ...
-
-
-@record(frozen=True, slots=True)
-class _Line:
-    """An open client, reduced to what the adapter uses."""
-
-    send: _Send
-    request: Request
-    close: Callable[[], Awaitable[None]]
-    errors: tuple[type[Exception], ...]
-    """What the SDK and the transports under it raise."""
 
 
 class AnthropicProvider:
@@ -78,7 +58,7 @@ class AnthropicProvider:
         clock: Clock | None = None,
         transport: "httpx2.AsyncBaseTransport | None" = None,
     ) -> None:
-        """Open the client; connections are made when they are needed.
+        """The client is opened when it is needed, by `warm_up` at the latest then; connections likewise.
 
         `api_key` None sends no credential (local servers). `base_url` is without `/v1`; None is the
         Anthropic API. `connect_timeout_s` bounds the wait for a free connection, too. `transport`
@@ -92,22 +72,28 @@ class AnthropicProvider:
             raise ValueError(message)
         self._api_key = api_key or None
         self._clock = clock or SystemClock()
-        self._line = _open(
-            self._api_key,
-            base_url or DEFAULT_BASE_URL,
-            connect_timeout_s=connect_timeout_s,
-            max_connections=max_connections,
-            on_response=self._refuse_error_status,
-            transport=transport,
+        self._opening = Opening(
+            lambda: open_line(
+                self._api_key,
+                base_url or DEFAULT_BASE_URL,
+                connect_timeout_s=connect_timeout_s,
+                max_connections=max_connections,
+                on_response=self._refuse_error_status,
+                transport=transport,
+            )
         )
+
+    def warm_up(self) -> None:
+        """Open the client in the background: else the first question waits for it."""
+        self._opening.begin()
 
     @property
     def batches(self) -> AnthropicBatches:
         """The same account's batches."""
-        return AnthropicBatches(self._line.request, self._line.errors, self._api_key)
+        return AnthropicBatches(self._request, lambda: self._opening.errors, self._api_key)
 
     async def ask(self, request: ModelRequest) -> ModelAnswer:
-        """Make exactly one attempt, within `request.timeout_s` in all.
+        """Make exactly one attempt, within `request.timeout_s` from when it can be sent.
 
         Raises:
             ModelFailure: the attempt failed.
@@ -120,9 +106,12 @@ class AnthropicProvider:
             None if progress is None else progress.on_text,
             "1h" if request.marks is None else request.marks.ttl,
         )
+        line = (
+            await self._opening.line()
+        )  # what is not sent yet cannot be lost: the time begins after it
         try:
             async with asyncio.timeout(request.timeout_s) as deadline:
-                return await self._attempt(body, request, stream, deadline)
+                return await self._attempt(line, body, request, stream, deadline)
         except ModelFailure as failure:
             hide(failure, self._api_key)
             raise
@@ -130,7 +119,7 @@ class AnthropicProvider:
             if progress is not None:
                 progress.usage_so_far = stream.usage_so_far()
             raise
-        except self._line.errors as error:
+        except self._opening.errors as error:
             if stream.complete:
                 return stream.answer()
             told = transport_failure(
@@ -146,9 +135,10 @@ class AnthropicProvider:
         Raises:
             ModelFailure: no count.
         """
+        line = await self._opening.line()
         try:
             async with asyncio.timeout(request.timeout_s):
-                response = await self._line.send(counting_body(request), None, COUNT_PATH)
+                response = await line.send(counting_body(request), None, COUNT_PATH)
                 try:
                     pieces = _pieces(response, _head(response))
                     found = orjson.loads(await _read(pieces, ERROR_BODY_LIMIT))
@@ -157,7 +147,7 @@ class AnthropicProvider:
         except ModelFailure as failure:
             hide(failure, self._api_key)
             raise
-        except self._line.errors as error:
+        except self._opening.errors as error:
             raise hide(transport_failure(error), self._api_key) from error
         except orjson.JSONDecodeError as error:
             reason = "a token count that is not JSON"
@@ -169,13 +159,21 @@ class AnthropicProvider:
 
     async def close(self) -> None:
         """Close the connections, those in use too."""
-        await self._line.close()
+        await self._opening.close()
+
+    async def _request(self, method: str, path: str, body: bytes | None) -> "httpx2.Response":
+        return await (await self._opening.line()).request(method, path, body)
 
     async def _attempt(
-        self, body: bytes, request: ModelRequest, stream: MessageStream, deadline: asyncio.Timeout
+        self,
+        line: Line,
+        body: bytes,
+        request: ModelRequest,
+        stream: MessageStream,
+        deadline: asyncio.Timeout,
     ) -> ModelAnswer:
         beta = COMPACTION_BETA if request.compacted else None
-        response = await self._line.send(body, request.reference, beta=beta)
+        response = await line.send(body, request.reference, beta=beta)
         try:
             head = _head(response)
             if request.progress is not None:
@@ -197,7 +195,7 @@ class AnthropicProvider:
         if 200 <= response.status_code < 300:
             return
         head, body = _head(response), b""
-        with suppress(*self._line.errors):
+        with suppress(*self._opening.errors):
             async with asyncio.timeout(ERROR_BODY_TIMEOUT_S):
                 body = await _read(_pieces(response, head), ERROR_BODY_LIMIT)
         failure = status_failure(
@@ -252,116 +250,3 @@ def _too_long(stream: MessageStream) -> ModelFailure:
         request_id=stream.request_id,
         usage_so_far=stream.usage_so_far(),
     )
-
-
-def _open(
-    api_key: str | None,
-    base_url: str,
-    *,
-    connect_timeout_s: float,
-    max_connections: int,
-    on_response: Callable[["httpx2.Response"], Awaitable[None]],
-    transport: "httpx2.AsyncBaseTransport | None",
-) -> _Line:
-    import aiohttp  # noqa: PLC0415
-    import anthropic  # noqa: PLC0415
-    import httpx2  # noqa: PLC0415
-
-    class Client(anthropic.AsyncAnthropic):
-        def __init__(self, http_client: httpx2.AsyncClient) -> None:
-            super().__init__(
-                # Any key, even an empty one, keeps the SDK from looking for one by itself.
-                api_key=api_key or "",
-                base_url=base_url,
-                max_retries=0,
-                timeout=http_client.timeout,
-                open_telemetry=False,
-                http_client=http_client,
-            )
-            # Takes back what the SDK has read from ANTHROPIC_CUSTOM_HEADERS.
-            self._custom_headers = cast(
-                "dict[str, str]", {} if api_key else {"Authorization": anthropic.omit}
-            )
-
-    http_client = anthropic.DefaultAioHttpClient(
-        limits=httpx2.Limits(max_connections=max_connections, keepalive_expiry=KEEPALIVE_S),
-        # `ask` bounds the whole attempt. A wait for a connection is bounded apart, because an attempt
-        # that ended there has certainly not been billed.
-        timeout=httpx2.Timeout(None, connect=connect_timeout_s, pool=connect_timeout_s),
-        # A redirected POST would be a second send that nobody has reserved money for.
-        follow_redirects=False,
-        event_hooks={"response": [on_response]},  # of what is seldom asked: `send` goes past them
-        transport=transport,
-    )
-    client = Client(http_client)
-
-    send = _sender(http_client, base_url, client.default_headers, on_response)
-    request = _requester(http_client, base_url, client.default_headers)
-    errors = (anthropic.AnthropicError, httpx2.HTTPError, aiohttp.ClientError, OSError)
-    return _Line(send, request, client.close, errors)
-
-
-def _sender(
-    http_client: "httpx2.AsyncClient",
-    base_url: str,
-    sdk_headers: Mapping[str, object],
-    on_response: Callable[["httpx2.Response"], Awaitable[None]],
-) -> _Send:
-    """How to POST a body: the SDK rebuilds address and headers for every request, at half the call's price.
-
-    The client's transport is asked itself, the environment's proxy if there is one: redirects, cookies and
-    authentication are not for us.
-    """
-    import httpx2  # noqa: PLC0415
-
-    transport = http_client._transport_for_url(httpx2.URL(base_url))  # noqa: SLF001
-    urls = {path: httpx2.URL(base_url.rstrip("/") + path) for path in (PATH, COUNT_PATH)}
-    named = {name: value for name, value in sdk_headers.items() if isinstance(value, str)}
-    fixed = httpx2.Headers({"Host": urls[PATH].netloc.decode("ascii"), **named}, encoding="ascii")
-    extensions = {"timeout": http_client.timeout.as_dict()}
-
-    async def send(
-        body: bytes, reference: str | None, path: str = PATH, *, beta: str | None = None
-    ) -> httpx2.Response:
-        headers = httpx2.Headers(fixed, encoding="ascii")
-        headers["Content-Length"] = str(len(body))
-        if reference:
-            headers[REFERENCE_HEADER] = reference
-        if beta is not None:
-            headers["anthropic-beta"] = beta
-        # Given a stream, a request takes its headers as they are and adds none: that is half its price.
-        request = httpx2.Request(
-            "POST", urls[path], stream=httpx2.ByteStream(body), extensions=extensions
-        )
-        request.headers = headers
-        request.read()
-        response = await transport.handle_async_request(request)
-        try:
-            await on_response(response)
-        except BaseException:
-            await response.aclose()
-            raise
-        return response
-
-    return send
-
-
-def _requester(
-    http_client: "httpx2.AsyncClient", base_url: str, sdk_headers: Mapping[str, object]
-) -> Request:
-    """Any method and path, for what is seldom asked."""
-    import httpx2  # noqa: PLC0415
-
-    headers = {name: value for name, value in sdk_headers.items() if isinstance(value, str)}
-
-    async def request(method: str, path: str, body: bytes | None) -> httpx2.Response:
-        asked = httpx2.Request(
-            method,
-            base_url.rstrip("/") + path,
-            headers=headers,
-            content=body,
-            extensions={"timeout": http_client.timeout.as_dict()},
-        )
-        return await http_client.send(asked, stream=True)
-
-    return request

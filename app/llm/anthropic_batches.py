@@ -36,7 +36,10 @@ class AnthropicBatches:
     """The adapter's `Batches`."""
 
     def __init__(
-        self, request: Request, errors: tuple[type[Exception], ...], api_key: str | None
+        self,
+        request: Request,
+        errors: Callable[[], tuple[type[Exception], ...]],
+        api_key: str | None,
     ) -> None:
         self._request = request
         self._errors = errors
@@ -127,7 +130,7 @@ class AnthropicBatches:
         except ModelFailure as failure:
             hide(failure, self._api_key)
             raise
-        except self._errors as error:
+        except self._errors() as error:
             raise hide(transport_failure(error), self._api_key) from error
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from app.domain.record import record
 from app.llm.rates import Rates
@@ -157,4 +157,13 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Close the connections."""
+        ...
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A provider whose first question would have to wait for something that can be done before."""
+
+    def warm_up(self) -> None:
+        """Do it, in the background."""
         ...

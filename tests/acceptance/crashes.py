@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from app.llm.anthropic import REFERENCE_HEADER
+from app.llm.anthropic_line import REFERENCE_HEADER
 from tests.acceptance.books import Books, Row, check_all, read_books
 from tests.acceptance.client import bill_of, requests_of, set_faults
 from tests.support.crashpoints import Job, as_line

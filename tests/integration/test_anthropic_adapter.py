@@ -485,6 +485,32 @@ async def test_many_at_once(wire: Wire, provider: AnthropicProvider) -> None:
     assert {text_of(answer) for answer in answers} == {str(number) for number in range(200)}
 
 
+async def test_a_client_that_cannot_be_opened(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, log_lines: Any
+) -> None:
+    """Nothing was sent, and the log says why; once the cause is gone the next question goes through."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    adapter = AnthropicProvider(KEY, wire.url)
+    adapter.warm_up()
+    failure = await failure_of(adapter)
+    assert (failure.phase, failure.error_type) == (Phase.CONNECT, "client_failed")
+    assert "ca.pem" in failure.message or "FileNotFoundError" in failure.message
+    assert log_lines.entries("upstream_client_failed")
+    monkeypatch.delenv("SSL_CERT_FILE")
+    wire.play(json_reply(MESSAGE))
+    assert text_of(await adapter.ask(question())) == "Hello"
+    await adapter.close()
+
+
+async def test_a_client_that_is_being_opened_is_closed(wire: Wire) -> None:
+    """Whoever leaves at once leaves nothing open; whoever never asked has nothing to close."""
+    adapter = AnthropicProvider(KEY, wire.url)
+    await adapter.close()
+    adapter.warm_up()
+    await adapter.close()
+    assert not [t for t in asyncio.all_tasks() if t.get_name() == "open-line"]
+
+
 def test_importing_the_adapter_is_cheap() -> None:
     """The SDK takes a second of CPU to load; that is spent when a client is opened, not before."""
     code = "import sys, app.llm.anthropic; print({'anthropic', 'httpx2', 'aiohttp'} & set(sys.modules))"

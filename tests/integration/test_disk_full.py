@@ -11,7 +11,7 @@ import pytest
 
 from app.domain.clock import SystemClock
 from app.domain.errors import StoreFull
-from app.llm.anthropic import REFERENCE_HEADER
+from app.llm.anthropic_line import REFERENCE_HEADER
 from app.store.port import Tx
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from app.domain.clock import SystemClock
-from app.llm.anthropic import REFERENCE_HEADER
+from app.llm.anthropic_line import REFERENCE_HEADER
 from app.store.port import Tx
 from app.store.sqlite_file import DATABASE_NAME
 from tests.acceptance.books import check_all, opened, read_books

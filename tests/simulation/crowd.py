@@ -14,7 +14,7 @@ from app import settings
 from app.domain.clock import US_PER_S
 from app.domain.ids import ENTROPY
 from app.domain.money import NANO_PER_USD
-from app.llm.anthropic import REFERENCE_HEADER
+from app.llm.anthropic_line import REFERENCE_HEADER
 from app.simulator.core import Simulator
 from app.simulator.fault_rules import load_rules
 from app.simulator.limits import Limits

@@ -14,8 +14,9 @@ import httpx2
 import orjson
 
 from app.domain.clock import Clock
-from app.llm.anthropic import REFERENCE_HEADER, AnthropicProvider
+from app.llm.anthropic import AnthropicProvider
 from app.llm.anthropic_batches import BATCHES_PATH
+from app.llm.anthropic_line import REFERENCE_HEADER
 from app.llm.batching.port import Batches
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase
 from app.simulator.reply import Ending, Reply

@@ -39,7 +39,7 @@ import orjson
 from app import settings
 from app.__main__ import main as command
 from app.domain.clock import Clock
-from app.llm.anthropic import REFERENCE_HEADER
+from app.llm.anthropic_line import REFERENCE_HEADER
 from app.llm.pricing import PriceBook
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Provider
 from app.main import Service, running

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from app.domain.clock import SystemClock
-from app.llm.anthropic import PATH
+from app.llm.anthropic_line import PATH
 from app.simulator.core import Simulator
 from app.simulator.reply import Reply
 

@@ -194,7 +194,7 @@ def read_from(raw: bytes) -> AsyncIterator[ItemResult]:
         del method, path, body
         return httpx2.Response(200, content=raw)
 
-    return AnthropicBatches(request, (httpx2.HTTPError,), None).results("batch_1")
+    return AnthropicBatches(request, lambda: (httpx2.HTTPError,), None).results("batch_1")
 
 
 LINE = b'{"custom_id":"%s","result":{"type":"expired"}}\n'

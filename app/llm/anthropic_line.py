@@ -1,0 +1,212 @@
+"""The way to the Messages API: the official SDK's client, reduced to what the adapter uses, opened beside the loop.
+
+The SDK brings the headers, the authentication and the pool. To load it takes more than a second of CPU, half of
+what a start takes: so a thread does it while the service takes tasks already.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol, cast
+
+from app.domain.record import record
+from app.llm.anthropic_batches import Request
+from app.llm.provider import ModelFailure, Phase
+
+if TYPE_CHECKING:
+    # Importing this module must not load it, see above.
+    import httpx2
+
+_log = logging.getLogger(__name__)
+DEFAULT_BASE_URL = "https://api.anthropic.com"
+PATH = "/v1/messages"
+COUNT_PATH = "/v1/messages/count_tokens"
+REFERENCE_HEADER = "x-bursar-attempt"
+"""Names the attempt in our ledger, so that both sides' records can be matched."""
+CONNECTION_LIMIT = 2_000
+KEEPALIVE_S = 60.0
+"""An idle connection is kept this long: a new one costs a TLS handshake."""
+
+
+class Send(Protocol):
+    """POST a body under our reference; returns once the headers are there, with the body unread."""
+
+    def __call__(
+        self, body: bytes, reference: str | None, path: str = PATH, *, beta: str | None = None
+    ) -> Awaitable["httpx2.Response"]: ...
+
+
+@record(frozen=True, slots=True)
+class Line:
+    """An open client, reduced to what the adapter uses."""
+
+    send: Send
+    request: Request
+    close: Callable[[], Awaitable[None]]
+    errors: tuple[type[Exception], ...]
+    """What the SDK and the transports under it raise."""
+
+
+class Opening:
+    """A line that is opened once, by a thread of its own, when it is first wanted."""
+
+    def __init__(self, make: Callable[[], Line]) -> None:
+        self._make = make
+        self._line: Line | None = None
+        self._task: asyncio.Task[Line] | None = None
+
+    def begin(self) -> None:
+        """Open it, for whoever will want it."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._open(), name="open-line")
+            self._task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def line(self) -> Line:
+        """The open line.
+
+        Raises:
+            ModelFailure: it cannot be opened; the next who wants it tries again.
+        """
+        if self._line is None:
+            self.begin()
+            assert self._task is not None  # noqa: S101  (it has just begun)
+            self._line = await asyncio.shield(self._task)
+        return self._line
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What the line raises; before there is one, nothing of its own."""
+        return () if self._line is None else self._line.errors
+
+    async def close(self) -> None:
+        """Close what is open, and what is being opened once it is."""
+        if self._task is not None:
+            (opened,) = await asyncio.gather(self._task, return_exceptions=True)
+            if isinstance(opened, Line):
+                await opened.close()
+
+    async def _open(self) -> Line:
+        loader = ThreadPoolExecutor(1, thread_name_prefix="sdk-loader")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(loader, self._make)
+        except Exception as error:
+            self._task = None
+            _log.exception("upstream_client_failed")
+            message = f"the client cannot be opened: {type(error).__name__}: {error}"
+            raise ModelFailure("client_failed", message, phase=Phase.CONNECT) from error
+        finally:
+            loader.shutdown(wait=False)
+
+
+def open_line(
+    api_key: str | None,
+    base_url: str,
+    *,
+    connect_timeout_s: float,
+    max_connections: int,
+    on_response: Callable[["httpx2.Response"], Awaitable[None]],
+    transport: "httpx2.AsyncBaseTransport | None",
+) -> Line:
+    import aiohttp  # noqa: PLC0415
+    import anthropic  # noqa: PLC0415
+    import httpx2  # noqa: PLC0415
+
+    class Client(anthropic.AsyncAnthropic):
+        def __init__(self, http_client: httpx2.AsyncClient) -> None:
+            super().__init__(
+                # Any key, even an empty one, keeps the SDK from looking for one by itself.
+                api_key=api_key or "",
+                base_url=base_url,
+                max_retries=0,
+                timeout=http_client.timeout,
+                open_telemetry=False,
+                http_client=http_client,
+            )
+            # Takes back what the SDK has read from ANTHROPIC_CUSTOM_HEADERS.
+            self._custom_headers = cast(
+                "dict[str, str]", {} if api_key else {"Authorization": anthropic.omit}
+            )
+
+    http_client = anthropic.DefaultAioHttpClient(
+        limits=httpx2.Limits(max_connections=max_connections, keepalive_expiry=KEEPALIVE_S),
+        # `ask` bounds the whole attempt. A wait for a connection is bounded apart, because an attempt
+        # that ended there has certainly not been billed.
+        timeout=httpx2.Timeout(None, connect=connect_timeout_s, pool=connect_timeout_s),
+        # A redirected POST would be a second send that nobody has reserved money for.
+        follow_redirects=False,
+        event_hooks={"response": [on_response]},  # of what is seldom asked: `send` goes past them
+        transport=transport,
+    )
+    client = Client(http_client)
+
+    send = _sender(http_client, base_url, client.default_headers, on_response)
+    request = _requester(http_client, base_url, client.default_headers)
+    errors = (anthropic.AnthropicError, httpx2.HTTPError, aiohttp.ClientError, OSError)
+    return Line(send, request, client.close, errors)
+
+
+def _sender(
+    http_client: "httpx2.AsyncClient",
+    base_url: str,
+    sdk_headers: Mapping[str, object],
+    on_response: Callable[["httpx2.Response"], Awaitable[None]],
+) -> Send:
+    """How to POST a body: the SDK rebuilds address and headers for every request, at half the call's price.
+
+    The client's transport is asked itself, the environment's proxy if there is one: redirects, cookies and
+    authentication are not for us.
+    """
+    import httpx2  # noqa: PLC0415
+
+    transport = http_client._transport_for_url(httpx2.URL(base_url))  # noqa: SLF001
+    urls = {path: httpx2.URL(base_url.rstrip("/") + path) for path in (PATH, COUNT_PATH)}
+    named = {name: value for name, value in sdk_headers.items() if isinstance(value, str)}
+    fixed = httpx2.Headers({"Host": urls[PATH].netloc.decode("ascii"), **named}, encoding="ascii")
+    extensions = {"timeout": http_client.timeout.as_dict()}
+
+    async def send(
+        body: bytes, reference: str | None, path: str = PATH, *, beta: str | None = None
+    ) -> httpx2.Response:
+        headers = httpx2.Headers(fixed, encoding="ascii")
+        headers["Content-Length"] = str(len(body))
+        if reference:
+            headers[REFERENCE_HEADER] = reference
+        if beta is not None:
+            headers["anthropic-beta"] = beta
+        # Given a stream, a request takes its headers as they are and adds none: that is half its price.
+        request = httpx2.Request(
+            "POST", urls[path], stream=httpx2.ByteStream(body), extensions=extensions
+        )
+        request.headers = headers
+        request.read()
+        response = await transport.handle_async_request(request)
+        try:
+            await on_response(response)
+        except BaseException:
+            await response.aclose()
+            raise
+        return response
+
+    return send
+
+
+def _requester(
+    http_client: "httpx2.AsyncClient", base_url: str, sdk_headers: Mapping[str, object]
+) -> Request:
+    """Any method and path, for what is seldom asked."""
+    import httpx2  # noqa: PLC0415
+
+    headers = {name: value for name, value in sdk_headers.items() if isinstance(value, str)}
+
+    async def request(method: str, path: str, body: bytes | None) -> httpx2.Response:
+        asked = httpx2.Request(
+            method,
+            base_url.rstrip("/") + path,
+            headers=headers,
+            content=body,
+            extensions={"timeout": http_client.timeout.as_dict()},
+        )
+        return await http_client.send(asked, stream=True)
+
+    return request
