@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,8 @@ from app.settings import Role, Settings
 
 CLOSE_TIMEOUT_S = 2
 """How long open connections may last after the drain."""
+STOP_LIMIT_S = 8.0
+"""How much longer than its grace a stop may take, whatever it waits for."""
 KEEP_ALIVE_S = 75
 """An idle connection is kept this long. Longer than clients keep theirs (5 s in httpx, 60 s in most proxies):
 closed from both sides at once, a connection loses a POST, and nobody can tell whether it was accepted."""
@@ -124,7 +127,20 @@ def _on_signals() -> asyncio.Event:
 async def _end(asked: asyncio.Event, service: Service, server: uvicorn.Server) -> None:
     """The API answers while the workers drain; then the connections close."""
     await asked.wait()
+    _end_in_any_case(service.grace_s + STOP_LIMIT_S)
     try:
         await service.drain()
     finally:  # whatever went wrong, the process must end
         server.should_exit = True
+
+
+def _end_in_any_case(after_s: float) -> None:
+    """A database that has fallen silent holds up threads that nobody can interrupt: the process ends without them."""
+
+    def cut_short() -> None:
+        _log.warning("service_stop_cut_short", extra={"waited_s": after_s})
+        os._exit(0)  # as a crash would, after what could be done in good order: others take over
+
+    timer = threading.Timer(after_s, cut_short)
+    timer.daemon = True
+    timer.start()

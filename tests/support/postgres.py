@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -127,9 +127,24 @@ class Server:
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """SIGQUIT: at once, as a crash would; SIGINT: connections are cut, in good order."""
         if self.running:
+            self.thaw()
             os.kill(self.pid, how)
             assert self._process is not None
             self._process.wait(30)
+
+    def freeze(self) -> None:
+        """From now on it says nothing and hangs up on nobody, as a machine that is suspended does; `thaw` ends that."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on where it was."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        for pid in (self.pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def create(self, template: str = "template1") -> str:
         """A new database, a copy of `template`; its address."""
