@@ -1,0 +1,99 @@
+"""A cancel through one process of what another one runs, in whatever state: it ends as cancelled, and nothing begins after it."""
+
+import asyncio
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.domain.clock import SystemClock
+from tests.acceptance.books import Row, check_all, read_books
+from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
+from tests.support.fleet import Fleet, Replica, fleet
+from tests.support.process import simulator
+
+_CLOCK = SystemClock()
+_SLOTS = 4
+_TASKS = 6
+"""More than there are slots: some wait in the queue."""
+_ROUNDS = 15
+_LONG = {
+    "task": 'Work it out. [[sim {"steps": 8, "parallel": 2}]]',
+    "complexity": "simple",
+    "tools": ["calculator", "text_stats"],
+}
+_MOMENTS = ("task_claimed", "tool_finished", "attempt_started")
+_BEGUN = {"task_claimed", "attempt_started", "tool_started", "model_answered"}
+WAITING, CLAIMED, IN_CALL, BETWEEN = "waiting", "claimed", "in a call", "between steps"
+
+
+@pytest.fixture
+async def upstream(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """A simulator whose answers take a moment."""
+    async with simulator(tmp_path) as running:
+        await set_faults(running, random=[{"kind": "latency", "delay_s": 0.1, "probability": 1}])
+        yield running
+
+
+async def _round(api: httpx.AsyncClient, worker: Replica, moment: str) -> list[str]:
+    """At that moment of one of the tasks its worker stands still: all are cancelled, then it goes on."""
+    after = len(worker.child.out)
+    ids = [await submit(api, _LONG) for _ in range(_TASKS)]
+    await worker.child.line(lambda line: f'"event":"{moment}"' in line, after=after, timeout_s=60)
+    worker.child.send(signal.SIGSTOP)
+    try:
+        answers = [await api.post(f"/tasks/{task_id}/cancel") for task_id in ids]
+    finally:
+        worker.child.send(signal.SIGCONT)
+    for answer in answers:
+        assert answer.status_code in {200, 202}, answer.text
+        assert answer.json()["status"] in {"cancelled", "cancelling"}
+    ended = await all_ended(api, ids)
+    assert {task["outcome"] for task in ended} == {"cancelled"}
+    assert {task["reserved_usd"] for task in ended} == {0}
+    return ids
+
+
+def _state(events: list[Row]) -> str:
+    """Where the task was when its cancel was acknowledged; nothing may have begun after that."""
+    kinds = [event["type"] for event in events]
+    at = kinds.index("cancel_requested")
+    assert not _BEGUN & set(kinds[at:]), f"begun after the cancel: {kinds[at:]}"
+    before = [kind for kind in kinds[:at] if kind in _BEGUN | {"tool_finished"}]
+    last = before[-1] if before else ""
+    return {"": WAITING, "task_claimed": CLAIMED, "attempt_started": IN_CALL}.get(last, BETWEEN)
+
+
+@pytest.mark.timeout(300)
+async def test_a_cancel_in_every_state(
+    tmp_path: Path, replica_url: str, upstream: httpx.AsyncClient
+) -> None:
+    """In the queue, claimed and not begun, in a model call, between steps: no call without a reservation from before."""
+    settings = {"BURSAR_WORKERS": str(_SLOTS), "BURSAR_SESSION_BUDGET_USD": "500"}
+    accepted, seen = set[str](), Counter[str]()
+    async with fleet(tmp_path, replica_url, str(upstream.base_url), **settings) as replicas:
+        api, (worker,) = await asyncio.gather(replicas.start("api"), replicas.workers(1))
+        async with replicas.client(api) as client:
+            for number in range(_ROUNDS):
+                ids = await _round(client, worker, _MOMENTS[number % len(_MOMENTS)])
+                accepted |= set(ids)
+                events = read_books(replica_url, await bill_of(upstream)).events
+                seen.update(_state(events[task_id]) for task_id in ids)
+                if len(seen) == 4:
+                    break
+        await _stop_all(replicas)
+    assert set(seen) == {WAITING, CLAIMED, IN_CALL, BETWEEN}
+    books = read_books(replica_url, await bill_of(upstream))
+    check_all(books, accepted)
+    asked = {request["headers"]["x-bursar-attempt"] for request in await requests_of(upstream)}
+    assert asked <= set(books.reservations)
+    sys.stdout.write(f"{len(accepted)} tasks cancelled: {dict(seen)}\n")
+
+
+async def _stop_all(replicas: Fleet) -> None:
+    for replica in replicas.all:
+        assert (await replicas.stop(replica)).code == 0
