@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -49,6 +49,7 @@ from app.store.sqlite import SqliteStore
 from app.store.timely import TimelyStore
 from app.tools.registry import ToolRegistry
 from app.worker.batches import BatchKeeper
+from app.worker.ears import Ears
 from app.worker.housekeeper import Housekeeper
 from app.worker.keeper import LeaseKeeper, LeaseTerms
 from app.worker.pool import WorkerPool
@@ -60,18 +61,6 @@ if TYPE_CHECKING:
 API_STORE_LIMIT_S = 20.0
 """How long a request waits for a store that may be far away."""
 _log = logging.getLogger(__name__)
-
-
-class Ears(Protocol):
-    """Hears of other processes' commits."""
-
-    def start(self) -> None:
-        """Listen from now on."""
-        ...
-
-    async def stop(self) -> None:
-        """Listen no more."""
-        ...
 
 
 @dataclass(slots=True)
@@ -119,6 +108,9 @@ class Service:
         await self.store.close()
 
 
+OpenEars = Callable[[Settings, ListenedStore, Services, WorkerPool], Ears | None]
+
+
 @asynccontextmanager
 async def running(
     settings: Settings,
@@ -126,11 +118,12 @@ async def running(
     *,
     open_store: Callable[[Path, Clock], ListenedStore] | None = None,
     open_provider: Callable[[Settings, "RunningServer | None"], Provider] | None = None,
+    open_ears: OpenEars | None = None,
     role: Role = Role.SERVE,
 ) -> AsyncIterator[Service]:
     """A service, or the part of one that has this role, at work until the block is left.
 
-    `open_store` and `open_provider` (by default those the settings name) make its two ends.
+    `open_store` and `open_provider` (by default those the settings name) make its two ends, `open_ears` what hears of others.
 
     Raises:
         SettingsError: prices, routes or tools that cannot work.
@@ -145,7 +138,8 @@ async def running(
         store = open_store(settings.data_dir, clock)
     simulator = await _simulator(clock) if settings.simulated else None
     provider = (open_provider or make_provider)(settings, simulator)
-    service = wire(settings, clock, prices, tools, store, provider, simulator, role=role)
+    parts = settings, clock, prices, tools, store, provider, simulator
+    service = wire(*parts, open_ears=open_ears, role=role)
     try:
         await begin(service, settings)
         if role is not Role.API and isinstance(provider, WarmsUp):
@@ -174,6 +168,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     provider: Provider,
     simulator: "RunningServer | None",
     *,
+    open_ears: OpenEars | None = None,
     role: Role = Role.SERVE,
 ) -> Service:
     """Put the parts together; nothing runs yet."""
@@ -226,7 +221,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     app.state.services = services
     terms = LeaseTerms(settings.heartbeat_s, settings.lease_s, settings.run_limit, slots)
     keeper = LeaseKeeper(store, clock, lease, terms, pool.abandon, metrics, alone=store.alone)
-    ears = _ears(settings, store, services, pool)
+    ears = (open_ears or _ears)(settings, store, services, pool)
     held = app, services, pool, keeper, store, provider, tools, simulator
     return Service(*held, housekeeper, batches, ears, settings.grace_s)
 

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from itertools import islice
 
 from app.budget.turns import Turns
-from app.domain.task import TaskStatus
+from app.domain.task import Conclusion, Outcome, Subject, TaskStatus
+from app.journal.journal import is_called_off
 from app.llm.governor.governor import Governor
 from app.store.port import Row, Tx
 
@@ -37,3 +38,9 @@ def is_cancelling(tx: Tx, task_id: str) -> bool:
     """Somebody asked to cancel it."""
     row = tx.one("task_place", id=task_id)
     return row is not None and row["status"] == TaskStatus.CANCELLING
+
+
+def as_asked(tx: Tx, subject: Subject, conclusion: Conclusion) -> Conclusion:
+    """How a run ends that may have been asked to stop, heard of or not: whoever asked was told that it would be cancelled."""
+    failed = conclusion.outcome.status is TaskStatus.FAILED
+    return Conclusion(Outcome.CANCELLED) if failed and is_called_off(tx, subject) else conclusion

@@ -25,7 +25,7 @@ from app.queue import verbs
 from app.queue.port import Queue
 from app.store.persist import persist
 from app.store.port import Row, Store, Tx
-from app.worker.elsewhere import is_cancelling, is_gone, kept_for, latest_run
+from app.worker.elsewhere import as_asked, is_cancelling, is_gone, kept_for, latest_run
 from app.worker.recovery import park, presume_open
 
 _log = logging.getLogger(__name__)
@@ -327,8 +327,9 @@ class WorkerPool:
 
         def op(tx: Tx) -> int:
             fence(tx, claim.subject)
-            presumed_count = presume_open(tx, claim.subject, conclusion.outcome, ending=True)
-            verbs.finish(tx, claim.subject, conclusion)
+            ended = as_asked(tx, claim.subject, conclusion)
+            presumed_count = presume_open(tx, claim.subject, ended.outcome, ending=True)
+            verbs.finish(tx, claim.subject, ended)
             return presumed_count
 
         self._freed(claim, await persist(self._store, self._clock, op))

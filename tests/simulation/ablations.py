@@ -204,6 +204,12 @@ class ClaimAnyway(_Rewritten):
     }
 
 
+class StartAnyway(_Rewritten):
+    """A run begins its next call or tool whether or not somebody asked to cancel its task."""
+
+    changes = {"lease_may_start": ("= 'running'", "IN ('running', 'cancelling')")}  # noqa: RUF012
+
+
 class CrashForEver(_Rewritten):
     """Nobody counts the crashes of a task."""
 
@@ -336,15 +342,18 @@ ABLATIONS: dict[str, MakeStore] = {
     "reaper": NoReaper,
     "heartbeat": NoHeartbeat,
     "claims under a lease only": ClaimAnyway,
+    "nothing begun after a cancel": StartAnyway,
     "late answers confirmed": LateIsLost,
     "crashes counted": CrashForEver,
 }
 """Each safeguard, and the store without it."""
 
 
-def first_caught(name: str, within: int = ABLATION_SEEDS) -> tuple[int, str] | None:
+def first_caught(
+    name: str, within: int = ABLATION_SEEDS, *, first: int = 0
+) -> tuple[int, str] | None:
     """The first seed that notices that the safeguard is missing, and what it says; None when none does."""
-    for seed in range(within):
+    for seed in range(first, first + within):
         run = simulate(seed, ABLATIONS[name])
         if run.violations:
             return seed, run.violations[0]

@@ -63,7 +63,7 @@ async def client(service: Service, nature: Nature, accepted: set[str], draw: Ran
             continue
         accepted.add(task_id)
         try:
-            await _meddle(service, task_id, draw)
+            await _meddle(service, nature, task_id, draw)
         except ConnectionLost:
             nature.reached["connection lost"] += 1
             await pause(1)
@@ -104,11 +104,13 @@ def _accepted(nature: Nature, status: int, shown: Any) -> set[str]:
     return set()
 
 
-async def _meddle(service: Service, task_id: str, draw: Random) -> None:
+async def _meddle(service: Service, nature: Nature, task_id: str, draw: Random) -> None:
     match draw.randint(0, 6):
         case 0:
             await pause(draw.choice((0, 0.005, 0.3, 2)))
-            await service.request("POST", f"/tasks/{task_id}/cancel")
+            status, _ = await service.request("POST", f"/tasks/{task_id}/cancel")
+            if status < 300:
+                nature.called_off[task_id] = asyncio.get_running_loop().time()
         case 1:
             await pause(draw.uniform(0, 5))
             await service.request("PUT", f"/tasks/{task_id}/budget", {"budget_usd": 1})

@@ -57,11 +57,11 @@ class Fate:
         """It lives, and always did."""
         return len(self._since) == 1
 
-    def lived_s(self, since_s: float) -> float:
-        """For how long it was alive after that moment."""
+    def lived_s(self, since_s: float, until_s: float = math.inf) -> float:
+        """For how long it was alive after that moment, and before the other."""
         ends = [at_s for at_s, _ in self._since[1:]] + [math.inf]
         return sum(
-            max(end_s - max(at_s, since_s), 0.0)
+            max(min(end_s, until_s) - max(at_s, since_s), 0.0)
             for (at_s, state), end_s in zip(self._since, ends, strict=True)
             if state is State.ALIVE
         )

@@ -5,11 +5,15 @@ from collections import Counter
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from random import Random
+from typing import TYPE_CHECKING
 
 from app.domain.clock import US_PER_S
 from app.simulator.core import Simulator
 from tests.simulation.loop import Fate
 from tests.support.clock import START_US
+
+if TYPE_CHECKING:
+    from tests.simulation.hints import Hints
 
 
 class Gone(BaseException):
@@ -39,6 +43,10 @@ class Nature:
     """Answers that a process had in its hands, by attempt, and when."""
     asked: dict[str, list[bytes]] = field(default_factory=dict)
     """The messages of every request that arrived, by attempt, each as it was on the wire."""
+    stores: int = 0
+    """How many were opened."""
+    called_off: dict[str, float] = field(default_factory=dict)
+    """Tasks whose cancel was acknowledged, and when."""
     store_error: int = 0
     """SQLite's code for what is wrong with the database's disk right now; 0: nothing."""
     healed_s: float = 0.0
@@ -46,6 +54,8 @@ class Nature:
     network_fails: float = 0.0
     """Share of requests that find no connection."""
     simulator: Simulator = field(init=False)
+    hints: "Hints | None" = None
+    """What the processes tell each other of their commits, where several share a database."""
 
 
 WORLD: ContextVar[Nature] = ContextVar("WORLD")

@@ -8,9 +8,13 @@ from typing import Any, cast
 
 import orjson
 
+from app.api.services import Services
 from app.domain.clock import Clock
 from app.main import Service, running
 from app.settings import Settings
+from app.store.port import ListenedStore
+from app.worker.ears import Ears
+from app.worker.pool import WorkerPool
 from tests.simulation.loop import PROCESS, Fate, SeededLoop, State
 from tests.simulation.now import Nature, VirtualClock
 from tests.simulation.store import SimulatedStore
@@ -121,6 +125,7 @@ class Process(Fate):
                 VirtualClock(self._nature, self._skew_s),
                 open_store=self._open_store,
                 open_provider=lambda _settings, _simulator: Upstream(self._nature),
+                open_ears=self._open_ears,
             ) as service:
                 self._service = service
                 self.up.set()
@@ -133,6 +138,26 @@ class Process(Fate):
     def _open_store(self, folder: Path, clock: Clock) -> SimulatedStore:
         self._store = self._make_store(folder, clock, self._nature, self._at_commit, self._alone)
         return self._store
+
+    def _open_ears(
+        self, chosen: Settings, store: ListenedStore, services: Services, pool: WorkerPool
+    ) -> Ears | None:
+        """The real ones; what is said reaches them as the world's hints do."""
+        hints = self._nature.hints
+        if hints is None:
+            return None
+        assert isinstance(store, SimulatedStore)
+        return Ears(
+            store.name,
+            hints.listener,
+            store=store,
+            feed=services.feed,
+            pool=pool,
+            turns=services.turns,
+            governor=services.governor,
+            clock=services.clock,
+            poll_s=chosen.heartbeat_s,
+        )
 
     def _at_commit(self, moment: str) -> bool:
         """Whether the process dies here."""

@@ -21,6 +21,15 @@ from tests.simulation.now import Nature
 
 _CRASHED = {"restart", "lease_expired"}
 _TIME_TO_BOOK_S = 10.0
+_BEGINS = {
+    "attempt_started",
+    "model_fell_back",
+    "reservation_waited",
+    "task_claimed",
+    "task_paused",
+    "task_requeued",
+    "tool_started",
+}
 SOMETIMES = (
     "fell back",
     "crash",
@@ -48,6 +57,12 @@ SOMETIMES = (
     "resumed from the journal",
     "question in a batch",
     "answer out of a batch",
+    "hint late",
+    "hint lost",
+    "hint twice",
+    "listener cut off",
+    "told of the upstream",
+    "cancel heard of",
 )
 """What a hundred seeds must have reached, or they have proved little."""
 RARELY = ("lease lost in mid-call",)
@@ -64,6 +79,7 @@ def judge(books: Books, accepted: set[str], nature: Nature, run_limit: int) -> I
             yield f"{task_id}: its events have gaps"
         yield from _stale_writes(task_id, events)
         yield from _crashes(task_id, events, run_limit)
+        yield from _called_off(task_id, events)
         kinds = {event["type"] for event in events}
         if books.tasks[task_id]["outcome"] == "cancelled" and "cancel_requested" not in kinds:
             yield f"{task_id} was cancelled, and nobody had asked for that"
@@ -96,6 +112,25 @@ def _stale_writes(task_id: str, events: list[Row]) -> Iterator[str]:
             newest = event["run"]
         elif event["run"] < newest:
             yield f"{task_id}: run {event['run']} wrote {event['type']} in the time of run {newest}"
+
+
+def _called_off(task_id: str, events: list[Row]) -> Iterator[str]:
+    """After a cancel nothing begins, whoever has heard of it; only an answer that was on its way may still be the end."""
+    asked = answered = False
+    for event in events:
+        kind = event["type"]
+        match kind:
+            case "cancel_requested":
+                asked, answered = True, False
+            case "task_retried":
+                asked = False
+            case "model_answered":
+                answered = True
+            case "task_finished" if asked and event["data"]["outcome"] != "cancelled":
+                if event["data"]["outcome"] != "answered" or not answered:
+                    yield f"{task_id} was called off, and ended as {event['data']['outcome']}"
+            case _ if asked and kind in _BEGINS:
+                yield f"{task_id} was called off before its {kind}"
 
 
 def _crashes(task_id: str, events: list[Row], run_limit: int) -> Iterator[str]:

@@ -1,12 +1,14 @@
 """A world with several processes on one database: leases are all that keeps them from each other's tasks."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from tests.simulation.clients import until_ended
+from tests.simulation.hints import Hints
 from tests.simulation.lives import END_S, World
-from tests.simulation.now import pause
-from tests.simulation.process import ConnectionLost, Process
+from tests.simulation.now import Nature, pause
+from tests.simulation.process import ConnectionLost, MakeStore, Process
 
 _SKEWS_S = (0.0, 0.0, 0.0, -1.0, 20.0, -3_600.0, 3_600.0)
 """How wrong the processes' clocks are."""
@@ -17,6 +19,10 @@ class Shared(World):
     """Two or three processes at a time, none of them alone; each stamps with a clock of its own."""
 
     latencies_s = (0.5, 4, 18)
+
+    def __init__(self, nature: Nature, folder: Path, make_store: MakeStore) -> None:
+        super().__init__(nature, folder, make_store)
+        nature.hints = Hints(nature)
 
     async def request(
         self, method: str, path: str, body: Any = None, key: str | None = None

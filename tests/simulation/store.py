@@ -111,6 +111,8 @@ class SimulatedStore(SqliteStore):
     ) -> None:
         super().__init__(folder, clock, alone=alone)
         self._nature = nature
+        nature.stores += 1
+        self.name = f"store-{nature.stores}"
         watched = Watched(self._connection, nature, at_commit)
         self._connection = cast("sqlite3.Connection", watched)
         self._cursor = cast("sqlite3.Cursor", watched)
@@ -119,6 +121,13 @@ class SimulatedStore(SqliteStore):
         if self._nature.over:
             raise Gone
         return await super().write(self._counted(op))
+
+    def _together(self, *given: Any) -> Any:
+        """The database tells the others of a commit, whatever becomes of the process that made it."""
+        results, facts = super()._together(*given)
+        if facts and self._nature.hints is not None:
+            self._nature.hints.say(self.name, facts)
+        return results, facts
 
     async def read(self, op: Operation[T]) -> T:
         if self._nature.over:

@@ -24,6 +24,8 @@ from tests.simulation.loop import PROCESS
 from tests.simulation.now import WORLD, Gone, Nature, VirtualClock, pause
 
 URL = "http://upstream.test"
+_ON_ITS_WAY_S = 2.5
+"""How long a call may have been on its way to the network: its reservation may wait for a slow disk."""
 _TRAVEL_S = (0.001, 0.01, 0.01, 0.2, 1.5)
 
 
@@ -46,6 +48,10 @@ class Upstream:
         except asyncio.CancelledError as why:
             lost = why.args == ("lease_lost",)
             self._nature.reached["lease lost in mid-call" if lost else "call interrupted"] += 1
+            hints = self._nature.hints
+            if hints is not None and why.args == ("cancel",):
+                task_id = str(request.reference).partition("/")[0]
+                self._nature.reached["cancel heard of"] += hints.crossed(task_id)
             raise
         process = PROCESS.get()
         if answer.usage is not None and process is not None:
@@ -90,6 +96,7 @@ class _Network(httpx2.AsyncBaseTransport):
         nature = WORLD.get()
         if nature.draw.random() < nature.network_fails:
             raise httpx2.ConnectError("no route to the simulated upstream", request=request)
+        _judge_departure(nature, request)
         outside = Context()
         outside.run(WORLD.set, nature)
         delay_s = nature.draw.choice(_TRAVEL_S)
@@ -103,6 +110,18 @@ class _Network(httpx2.AsyncBaseTransport):
         if reply.length is not None:
             headers["content-length"] = str(reply.length)
         return httpx2.Response(reply.status, headers=headers, stream=_Body(reply, request))
+
+
+def _judge_departure(nature: Nature, request: httpx2.Request) -> None:
+    """Nothing leaves a process long after somebody was told that the task is called off, hint or no hint."""
+    reference = request.headers.get(REFERENCE_HEADER, "")
+    called_off_s = nature.called_off.get(reference.partition("/")[0])
+    process = PROCESS.get()
+    if called_off_s is None or process is None:
+        return
+    late_s = process.lived_s(called_off_s, asyncio.get_running_loop().time())
+    if late_s > _ON_ITS_WAY_S:
+        nature.violations.append(f"{reference} left {late_s:.1f} s after its task was called off")
 
 
 async def _answered(nature: Nature, request: httpx2.Request, delay_s: float) -> Reply:

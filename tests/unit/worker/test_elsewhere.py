@@ -14,12 +14,13 @@ from app.llm.call import Parked
 from app.llm.governor.governor import GovernorLimits, pool_of
 from app.llm.governor.lane import Reason, Told
 from app.llm.governor.road import Permit
+from app.llm.provider import ModelAnswer, ModelRequest
 from app.queue import verbs
 from app.queue.retrying import Changes, retry
 from app.store.port import Tx
 from tests.support.clock import yielded
 from tests.support.desk import call_of
-from tests.support.provider import HAIKU, Hang, answer, calls, text, tool_use
+from tests.support.provider import HAIKU, Hang, answer, calls, status, text, tool_use
 from tests.support.seeding import claim_now, drift, hold_lease, row_of
 
 SCOPE = Scope("session", "s")
@@ -212,6 +213,24 @@ async def test_a_hint_does_not_break_off_the_end_it_asks_for(open_works: Any, hi
         store.inner.listener, store.failures_left = heard, 0
         await ended_as_cancelled(works, asked=1)
         assert len(works.events(TaskFinished)) == 1
+
+
+async def test_a_cancel_elsewhere_of_a_run_that_fails_before_its_hint(open_works: Any) -> None:
+    """Whoever asked was told that it would be cancelled: so it ends, not as what went wrong meanwhile."""
+    entered, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def refused(_request: ModelRequest) -> ModelAnswer:
+        entered.set()
+        await goes_on.wait()
+        raise status(400, "invalid_request_error")
+
+    async with open_works(refused) as works:
+        await works.accept()
+        await works.start()
+        await entered.wait()
+        await cancelled_elsewhere(works)
+        goes_on.set()
+        await ended_as_cancelled(works, asked=1)
 
 
 async def test_a_cancel_elsewhere_in_a_tool_whose_hint_comes_late(open_works: Any) -> None:
