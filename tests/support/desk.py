@@ -146,10 +146,11 @@ async def open_desk(
     service: ServiceLimits | None = None,
     terms: RetryTerms | None = None,
     lets: GovernorLimits | None = None,
+    clock: FakeClock | None = None,
     **retry: Any,
 ) -> AsyncIterator[Desk]:
     """A desk over an empty store; the provider will say `script`."""
-    clock, turns, live = FakeClock(), Turns(), Live()
+    clock, turns, live = clock or FakeClock(), Turns(), Live()
     store = FlakyStore(SqliteStore(folder, clock))
     provider = ScriptedProvider(*script)
     limits = CallLimits(park_after_s=park_after_s, retry=RetryLimits(**retry))

@@ -18,7 +18,7 @@ from app.llm.provider import ModelAnswer, ModelRequest
 from app.queue import verbs
 from app.queue.retrying import Changes, retry
 from app.store.port import Tx
-from tests.support.clock import yielded
+from tests.support.clock import StillClock, yielded
 from tests.support.desk import call_of
 from tests.support.provider import HAIKU, Hang, answer, calls, status, text, tool_use
 from tests.support.seeding import claim_now, drift, hold_lease, row_of
@@ -319,7 +319,7 @@ async def test_a_place_at_the_governor_of_a_task_that_goes_on_elsewhere(
 
 async def test_a_turn_that_comes_for_a_task_that_goes_on_elsewhere(open_works: Any) -> None:
     """Waking it shows that it has gone: its permit is free at once, not when the promise runs out."""
-    async with open_works(**ONE) as works:
+    async with open_works(**ONE, clock=StillClock()) as works:
         permit = await parked_at_the_governor(works)
         await unheard(works, lambda tx: claim_now(tx, 1, "w2"))
         permit.unused()
@@ -328,6 +328,34 @@ async def test_a_turn_that_comes_for_a_task_that_goes_on_elsewhere(open_works: A
         while road.promised:
             await yielded()
         assert road.lane.concurrency.in_flight == 0
+
+
+@pytest.mark.parametrize("hint", [ANYTHING, Hint(frozenset({"t"}))])
+async def test_a_place_at_the_governor_of_a_task_that_was_parked_again_elsewhere(
+    open_works: Any, hint: Hint
+) -> None:
+    """It stands in the other one's line, and is back in the queue when the rows are asked."""
+    async with open_works(**ONE) as works:
+        permit = await parked_at_the_governor(works)
+        await ran(works, "w2")
+        await works.pool.hear(hint)
+        assert list(works.desk.governor.kept()) == []
+        permit.unused()
+
+
+async def test_a_turn_that_is_held_for_a_task_that_goes_on_elsewhere(open_works: Any) -> None:
+    """It was woken, and another worker took it: the hint frees its permit, which would lapse in seconds only."""
+    async with open_works(**ONE, clock=StillClock()) as works:
+        permit = await parked_at_the_governor(works)
+        permit.unused()
+        while not (await row_of(works.desk.store, "t"))["turn_called"]:
+            await yielded()
+        await works.pool.hear(Hint(frozenset({"t"})))
+        (road,) = works.desk.governor.roads()
+        assert list(road.promised) == ["t"], "nobody has it yet"
+        await unheard(works, lambda tx: claim_now(tx, 1, "w2"))
+        await works.pool.hear(Hint(frozenset({"t"})))
+        assert (len(road.promised), road.lane.concurrency.in_flight) == (0, 0)
 
 
 async def test_an_outage_that_is_waited_for_is_not_forgotten(open_works: Any) -> None:
