@@ -217,7 +217,7 @@ class SqliteStore:
         try:
             connection.execute("BEGIN")
             try:
-                return op(SqliteTx(connection.cursor(), self._clock.now_us()))
+                return op(SqliteTx(connection.cursor(), self._clock.now_us(), self._statements))
             finally:
                 connection.execute("COMMIT")
         except sqlite3.Error as error:
