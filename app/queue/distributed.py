@@ -36,7 +36,8 @@ _log = logging.getLogger(__name__)
 RETRY_S = 1.0
 SWEEP_INTERVAL_S = 1.0
 STOP_S = 5.0
-"""How long claims that are on their way, and the caretaker's look, may take to end: what they leave others take over."""
+"""How long each of these may take to end: claims that are on their way, the caretaker's look, the last tickets. What they
+leave others take over."""
 
 
 @record(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Bounds:
     caps: Caps = NO_CAPS
     before_end: verbs.BeforeEnd = verbs.nothing_before
     """What goes with a task that ends while it waits."""
+    stop_s: float = STOP_S
 
 
 class DistributedQueue:
@@ -168,7 +170,7 @@ class DistributedQueue:
     async def stop(self) -> None:
         self._stopping = True
         if self._claiming:
-            await asyncio.wait(self._claiming, timeout=STOP_S)
+            await asyncio.wait(self._claiming, timeout=self._bounds.stop_s)
         # Waited for in `close`: with the database away it takes long, and nothing is claimed any more.
         self._deafening = asyncio.create_task(self._dispatch.deafen(), name="queue-deafen")
         while not self._buffer.empty():  # claimed, not yet in a worker's hand: give it back
@@ -185,18 +187,23 @@ class DistributedQueue:
         if self._deafening is not None:
             await self._deafening
         if self._caretaker is not None:
-            await asyncio.wait({self._caretaker}, timeout=STOP_S)
+            await asyncio.wait({self._caretaker}, timeout=self._bounds.stop_s)
             self._caretaker.cancel()
             await asyncio.wait({self._caretaker})
         try:
-            await self._hand_in()
-            held = await self._dispatch.held(mine=True)
-            unused = await self._store.read(lambda tx: [t.id for t in held if still_waits(tx, t)])
-            await self._dispatch.put_back(unused)
-            await self._dispatch.forget([t.id for t in held if t.id not in unused])
-        except StoreError as error:
-            _log.warning("tickets_left", extra={"error_message": str(error)})
+            async with asyncio.timeout(self._bounds.stop_s):
+                await self._leave_tickets()
+        except (StoreError, TimeoutError) as error:
+            why = str(error) or "The database has not answered in time."
+            _log.warning("tickets_left", extra={"error_message": why})
         await self._dispatch.close()
+
+    async def _leave_tickets(self) -> None:
+        await self._hand_in()
+        held = await self._dispatch.held(mine=True)
+        unused = await self._store.read(lambda tx: [t.id for t in held if still_waits(tx, t)])
+        await self._dispatch.put_back(unused)
+        await self._dispatch.forget([t.id for t in held if t.id not in unused])
 
     async def _give_back(self, claim: Claim) -> None:
         with suppress(StoreError):

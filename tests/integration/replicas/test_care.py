@@ -16,7 +16,10 @@ from app.queue.caps import NO_CAPS
 from app.queue.dispatch import HELD, Dispatch, Ticket
 from app.queue.distributed import Bounds, DistributedQueue
 from app.queue.sweep import Sweep
+from app.store.port import Operation, T
 from app.store.postgres import PostgresStore
+from app.worker.recovery import rescue_all
+from tests.support.loglines import LineChecker
 from tests.support.seeding import accepted, row_of
 
 _CLOCK = SystemClock()
@@ -199,3 +202,91 @@ async def test_a_run_that_goes_on_after_the_stop_gets_its_next_ticket_handed_in(
     await queue.close()
     assert await office.status(f"{first.subject.task_id}/1") == "ENQUEUED"
     assert await office.dispatch.held() == []
+
+
+class Silent:
+    """A store that can fall silent: it takes what it is asked, and answers once it is let."""
+
+    def __init__(self, inner: PostgresStore) -> None:
+        self._inner = inner
+        self.speaks = asyncio.Event()
+        self.speaks.set()
+        self.unanswered = set[str]()
+        """Names of those that wait for it."""
+
+    async def write(self, op: Operation[T]) -> T:
+        await self._answer()
+        return await self._inner.write(op)
+
+    async def read(self, op: Operation[T]) -> T:
+        await self._answer()
+        return await self._inner.read(op)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+    async def _answer(self) -> None:
+        if not self.speaks.is_set():
+            waiting = asyncio.current_task()
+            self.unanswered.add(waiting.get_name() if waiting else "")
+            await self.speaks.wait()
+
+
+@dataclass
+class Stopping:
+    """A queue whose store has fallen silent while a claim was on its way."""
+
+    store: Silent
+    queue: DistributedQueue
+    slot: "asyncio.Task[Claim | None]"
+
+
+@pytest.fixture
+async def stopping(office: Office) -> AsyncIterator[Stopping]:
+    """One slot waits, one ticket has arrived, and nobody says whether its task was claimed."""
+    store = Silent(office.store)
+    dispatch = Dispatch(office.url, executor="first", slots=4)
+    bounds = Bounds(99, 99, stop_s=0.2)
+    queue = DistributedQueue(store, _CLOCK, dispatch, bounds, Lease("w"))
+    await queue.start()
+    slot = asyncio.create_task(queue.next())
+    await accepted(office.store, "a")
+    await office.dispatch.hand_in([Ticket("a", 0)])
+    store.speaks.clear()
+
+    async def claimed() -> bool:
+        return {"claim-a", "queue-care"} <= store.unanswered
+
+    await _until(claimed)
+    yield Stopping(store, queue, slot)
+    slot.cancel()
+
+
+async def test_a_stop_does_not_wait_for_a_claim_without_an_answer(
+    office: Office, stopping: Stopping
+) -> None:
+    """The slot is let go; a claim that was written all the same is taken over once the process has left."""
+    async with asyncio.timeout(60):
+        await stopping.queue.stop()
+        assert await stopping.slot is None
+        stopping.store.speaks.set()
+        await _until(lambda: _is(office, "running"))
+        await stopping.queue.close()
+    await office.store.write(lambda tx: leases.leave(tx, "w"))
+    assert await rescue_all(office.store, "lease_expired", 5) == 1
+    assert await _is(office, "queued")
+
+
+async def test_closing_does_not_wait_for_a_store_without_an_answer(
+    stopping: Stopping, log_lines: LineChecker
+) -> None:
+    """Neither for the caretaker's look nor for the last tickets; whoever goes on finds them."""
+    async with asyncio.timeout(60):
+        await stopping.queue.stop()
+        await stopping.queue.close()
+    assert log_lines.entries("tickets_left")
+    stopping.store.speaks.set()
+
+
+async def _is(office: Office, status: str) -> bool:
+    return bool((await row_of(office.store, "a"))["status"] == status)
