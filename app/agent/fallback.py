@@ -90,7 +90,7 @@ class Fallback:
             return False
 
         def op(tx: Tx) -> bool:
-            fence(tx, job.claim.subject)
+            fence(tx, job.claim.subject, starting=True)
             if not self._caller.affords(tx, call):
                 return False
             append(tx, job.claim.subject, event)
