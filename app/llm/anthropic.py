@@ -87,6 +87,14 @@ class AnthropicProvider:
         """Open the client in the background: else the first question waits for it."""
         self._opening.begin()
 
+    async def ready(self) -> None:
+        """Wait for the client to be open.
+
+        Raises:
+            ModelFailure: it cannot be opened.
+        """
+        await self._opening.line()
+
     @property
     def batches(self) -> AnthropicBatches:
         """The same account's batches."""

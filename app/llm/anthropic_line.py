@@ -76,8 +76,8 @@ class Opening:
 
     @property
     def errors(self) -> tuple[type[Exception], ...]:
-        """What the line raises; before there is one, nothing of its own."""
-        return () if self._line is None else self._line.errors
+        """What the line raises; before there is one, whoever waits for it may run out of time."""
+        return (OSError,) if self._line is None else self._line.errors
 
     async def close(self) -> None:
         """Close what is open, and what is being opened once it is."""

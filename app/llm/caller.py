@@ -5,6 +5,7 @@ what follows from it are recorded in one transaction.
 """
 
 import logging
+from contextlib import suppress
 from dataclasses import field, replace
 from typing import NoReturn
 
@@ -27,7 +28,15 @@ from app.llm.governor.governor import Governor
 from app.llm.governor.passage import Passage
 from app.llm.live import Live, Voice
 from app.llm.pricing import Cost, PriceBook, UnknownModel
-from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase, Progress, Provider
+from app.llm.provider import (
+    ModelAnswer,
+    ModelFailure,
+    ModelRequest,
+    Phase,
+    Progress,
+    Provider,
+    WarmsUp,
+)
 from app.llm.reserving import Held, Reserver
 from app.llm.retry import GiveUp, RetryLimits, Wait, decide, known_unbilled, sit_out_s
 from app.llm.retry_budget import RetryBudget
@@ -92,6 +101,7 @@ class Caller:
         self._provider = provider
         self._prices = prices
         self._turns = turns
+        self._ready = provider.ready if isinstance(provider, WarmsUp) else None
         self._clock = clock
         self._limits = limits
         self._lease = lease or Lease()
@@ -122,6 +132,10 @@ class Caller:
             StoreError: the reservation could not be written; no call was made.
         """
         try:
+            if self._ready is not None:
+                # Before money is held: whoever goes away meanwhile has cost none. A failure meets the question, too.
+                with suppress(ModelFailure):
+                    await self._ready()
             return await self._attempt(call, then)
         except Parked:
             raise  # the task keeps its place in line

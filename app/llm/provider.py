@@ -167,3 +167,11 @@ class WarmsUp(Protocol):
     def warm_up(self) -> None:
         """Do it, in the background."""
         ...
+
+    async def ready(self) -> None:
+        """Wait until it is done. Costs nothing once it is.
+
+        Raises:
+            ModelFailure: it cannot be done, as the next question will say, too.
+        """
+        ...

@@ -125,7 +125,10 @@ def lines_together() -> Iterator[None]:
     finally:
         _Together.held = False
         for handler in logging.getLogger().handlers:
-            handler.flush()
+            try:
+                handler.flush()
+            except Exception:  # noqa: BLE001  (a full disk under one log is no reason to lose the others)
+                handler.handleError(EventRecord(logging.ERROR, "flush", {}))
 
 
 def configure(level: str, file: Path | None, redactor: Redactor) -> None:

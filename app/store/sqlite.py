@@ -195,8 +195,10 @@ class SqliteStore:
         """The operation's value or error, where there is nothing to undo."""
         changes = self._connection.total_changes
         result = _result(op, tx)
-        if result[1] is not None and self._connection.total_changes != changes:
-            raise _Spoiled
+        if result[1] is not None:
+            self._cursor.execute("SELECT 1")  # ends the last statement: only then are its rows counted
+            if self._connection.total_changes != changes:
+                raise _Spoiled
         return result
 
     def _run_apart(self, op: Operation[Any], tx: SqliteTx) -> _Result:

@@ -74,7 +74,7 @@ async def test_a_full_disk_under_a_running_call(tmp_path: Path, log_lines: LineC
     """The answer that comes meanwhile is kept and written later; nobody is claimed; everything goes on."""
     with owned(tmp_path / "data") as disk:
         async with _on(disk, workers=1) as bursar:
-            bursar.script({"kind": "latency", "delay_s": 0.3})
+            bursar.script({"kind": "latency", "delay_s": 2.0})
             running = await bursar.submit('Work. [[sim {"steps": 1}]]', **_TOOLS)
             waiting = await bursar.submit()
             await _until(lambda: len(bursar.simulator.bill.lines) == 1)

@@ -122,6 +122,7 @@ class CrashingStore(SqliteStore):
         super().__init__(folder, clock)
         self._watched = _Watched(self._connection, fuse)
         self._connection = cast("sqlite3.Connection", self._watched)
+        self._cursor = cast("sqlite3.Cursor", self._watched)
         self._turn = asyncio.Lock()
 
     async def write(self, op: Operation[T]) -> T:

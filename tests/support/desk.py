@@ -147,12 +147,13 @@ async def open_desk(
     terms: RetryTerms | None = None,
     lets: GovernorLimits | None = None,
     clock: FakeClock | None = None,
+    provider: ScriptedProvider | None = None,
     **retry: Any,
 ) -> AsyncIterator[Desk]:
-    """A desk over an empty store; the provider will say `script`."""
+    """A desk over an empty store; the provider, by default a scripted one, will say `script`."""
     clock, turns, live = clock or FakeClock(), Turns(), Live()
     store = FlakyStore(SqliteStore(folder, clock))
-    provider = ScriptedProvider(*script)
+    provider = provider or ScriptedProvider(*script)
     limits = CallLimits(park_after_s=park_after_s, retry=RetryLimits(**retry))
     retries = RetryBudget(clock, terms, turns.call)
     governor = Governor(clock, replace(lets or GovernorLimits(), park_after_s=park_after_s))

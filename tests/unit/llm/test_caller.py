@@ -20,10 +20,11 @@ from app.journal.call_events import (
 )
 from app.llm.bound import affordable_max_tokens, worst_case_nano
 from app.llm.models import facts_of
+from app.llm.provider import ModelFailure, Phase
 from app.queue import verbs
 from tests.support.clock import FakeClock
 from tests.support.desk import PROMPT_TOKENS, Desk, call_of, decide, open_desk, prices
-from tests.support.provider import HAIKU, Hang, answer, text, thinking, usage
+from tests.support.provider import HAIKU, Hang, ScriptedProvider, answer, text, thinking, usage
 from tests.support.seeding import USD, claim_now, claimed, drift, lines_of, row_of
 
 FACTS = facts_of(HAIKU)
@@ -72,6 +73,52 @@ async def test_reservation_is_durable_before_the_provider_is_asked(desk):
     after = await row_of(desk.store)
     assert after["reserved_nano"] == 0
     assert await drift(desk.store) == []
+
+
+class Cold(ScriptedProvider):
+    """A provider that is not ready at first, or never."""
+
+    def __init__(self, *script: Any, fails: bool = False) -> None:
+        super().__init__(*script)
+        self.fails = fails
+        self.awaited, self.warm = asyncio.Event(), asyncio.Event()
+
+    def warm_up(self) -> None:
+        """Nothing to do by itself."""
+
+    async def ready(self) -> None:
+        """Once the test says so."""
+        self.awaited.set()
+        if self.fails:
+            raise ModelFailure("client_failed", "no certificates", phase=Phase.CONNECT)
+        await self.warm.wait()
+
+
+async def test_no_money_is_held_until_the_provider_is_ready(tmp_path):
+    """Who goes away meanwhile has cost nothing; who stays is answered."""
+    provider = Cold(answer(text("hello")))
+    async with open_desk(tmp_path, provider=provider) as desk:
+        claim = await claimed(desk.store)
+        leaving = asyncio.ensure_future(desk.ask(call_of(claim)))
+        await provider.awaited.wait()
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert await desk.events(claim, AttemptStarted) == []
+        staying = asyncio.ensure_future(desk.ask(call_of(claim)))
+        provider.warm.set()
+        await staying
+        assert (await lines_of(desk.store))["presumed_nano"] == 0
+        assert len(await desk.events(claim, ModelAnswered)) == 1
+
+
+async def test_a_provider_that_cannot_get_ready_is_asked_all_the_same(tmp_path):
+    """Its failure is an attempt's, booked and decided on as any other."""
+    provider = Cold(answer(text("hello")), fails=True)
+    async with open_desk(tmp_path, provider=provider) as desk:
+        claim = await claimed(desk.store)
+        await desk.ask(call_of(claim))
+        assert len(desk.provider.asked) == 1
 
 
 async def test_answer_is_paid_at_its_reported_usage(desk):

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,21 @@ class TestConfigure:
         logger.info("line 3")
         lines = file.read_text(encoding="utf-8").splitlines()
         assert [json.loads(line)["event"] for line in lines] == [f"line {n}" for n in range(4)]
+
+    def test_a_log_that_cannot_be_written_hurts_no_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The block's lines are in the others all the same, and nobody who logs hears of it."""
+        monkeypatch.setattr(logging, "raiseExceptions", False)  # else it is told on stderr
+        file = tmp_path / "agent.log"
+        with Path("/dev/full").open("w", encoding="utf-8") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            configure("INFO", file, Redactor())
+            with lines_together():
+                logging.getLogger("somebody").info("kept")
+            assert json.loads(file.read_text(encoding="utf-8"))["event"] == "kept"
+            with suppress(OSError):
+                full.close()
 
     def test_an_event_can_be_formatted_by_anybody(self) -> None:
         """Its record has every field of an ordinary one, for handlers that other people bring."""

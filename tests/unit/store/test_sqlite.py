@@ -189,6 +189,26 @@ async def test_a_refusal_makes_its_commit_start_over_only_after_a_write(store, w
     assert [await count(store, name) for name in ("before", "refused", "after")] == [1, 0, 1]
 
 
+async def test_rows_of_a_statement_that_was_not_read_to_its_end_are_undone(store):
+    """SQLite counts what a statement changed only at its end: an operation that raises before leaves nothing."""
+
+    def unread(tx: Any) -> None:
+        append(tx, "other")
+        append(tx, "other")
+
+    await store.write(unread)
+
+    def refused(tx: Any) -> None:
+        changed = tx._cursor.execute("UPDATE events SET type = 'y' RETURNING seq")
+        assert changed.fetchone() is not None
+        raise RefusedError
+
+    with pytest.raises(RefusedError):
+        await store.write(refused)
+    rows = await store.read(lambda tx: tx.all("read_events", subject="other", after=0, limit=9))
+    assert [row["type"] for row in rows] == ["x", "x"]
+
+
 async def test_a_hung_default_pool_stops_no_commit(store):
     """The store has threads of its own: tools or name look-ups that hang elsewhere are no matter."""
     loop, gate = asyncio.get_running_loop(), threading.Event()
