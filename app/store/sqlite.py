@@ -196,7 +196,9 @@ class SqliteStore:
         changes = self._connection.total_changes
         result = _result(op, tx)
         if result[1] is not None:
-            self._cursor.execute("SELECT 1")  # ends the last statement: only then are its rows counted
+            self._cursor.execute(
+                "SELECT 1"
+            )  # ends the last statement: only then are its rows counted
             if self._connection.total_changes != changes:
                 raise _Spoiled
         return result
