@@ -172,7 +172,8 @@ class DistributedQueue:
         if self._claiming:
             await asyncio.wait(self._claiming, timeout=self._bounds.stop_s)
         # Waited for in `close`: with the database away it takes long, and nothing is claimed any more.
-        self._deafening = asyncio.create_task(self._dispatch.deafen(), name="queue-deafen")
+        if self._deafening is None:  # a second stop must not make `close` forget the first one's
+            self._deafening = asyncio.create_task(self._dispatch.deafen(), name="queue-deafen")
         while not self._buffer.empty():  # claimed, not yet in a worker's hand: give it back
             claim = self._buffer.get_nowait()
             if claim is not None:
