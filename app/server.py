@@ -65,6 +65,7 @@ async def serve(settings: Settings, address: socket.socket, role: Role = Role.SE
     Raises:
         SettingsError, StoreError: it cannot start.
     """
+    last_resort = _last_resort(settings.grace_s + STOP_LIMIT_S)
     async with running(settings, role=role) as service:
         server = _Server(
             uvicorn.Config(
@@ -80,7 +81,7 @@ async def serve(settings: Settings, address: socket.socket, role: Role = Role.SE
             )
         )
         asked = _on_signals()
-        ending = asyncio.create_task(_end(asked, service, server), name="drain")
+        ending = asyncio.create_task(_end(asked, service, server, last_resort), name="drain")
         host, port = address.getsockname()[:2]
         _log.info(
             "service_started",
@@ -96,6 +97,7 @@ async def serve(settings: Settings, address: socket.socket, role: Role = Role.SE
         await server.serve(sockets=[address])
         asked.set()
         await ending
+    last_resort.cancel()
     _log.info("service_stopped")
 
 
@@ -124,17 +126,19 @@ def _on_signals() -> asyncio.Event:
     return asked
 
 
-async def _end(asked: asyncio.Event, service: Service, server: uvicorn.Server) -> None:
+async def _end(
+    asked: asyncio.Event, service: Service, server: uvicorn.Server, last_resort: threading.Timer
+) -> None:
     """The API answers while the workers drain; then the connections close."""
     await asked.wait()
-    _end_in_any_case(service.grace_s + STOP_LIMIT_S)
+    last_resort.start()
     try:
         await service.drain()
     finally:  # whatever went wrong, the process must end
         server.should_exit = True
 
 
-def _end_in_any_case(after_s: float) -> None:
+def _last_resort(after_s: float) -> threading.Timer:
     """A database that has fallen silent holds up threads that nobody can interrupt: the process ends without them."""
 
     def cut_short() -> None:
@@ -143,4 +147,4 @@ def _end_in_any_case(after_s: float) -> None:
 
     timer = threading.Timer(after_s, cut_short)
     timer.daemon = True
-    timer.start()
+    return timer

@@ -28,6 +28,7 @@ async def measure(url: str, count: int, rounds: int) -> Posts:
     for _ in range(rounds):
         async with serving(f"{url}/hang", workers=1, BURSAR_QUEUE_LIMIT="1000000") as service:
             await submit_all(service.port, body, _WARM_UP, CONNECTIONS)
+            await service.settle()
             used_s, began_s = cpu_s(service.pid), monotonic()
             await submit_all(service.port, body, count, CONNECTIONS)
             per_s.append(count / (monotonic() - began_s))

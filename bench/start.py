@@ -74,7 +74,7 @@ async def _start(url: str) -> tuple[float, float]:
 async def footprint(url: str, crowds: tuple[int, ...], idle_s: float) -> Footprint:
     """Idle first, then with each of `crowds` tasks in flight whose model never answers."""
     async with serving(url) as service:
-        await _CLOCK.sleep(_SETTLE_S)
+        await service.settle()
         idle_rss = rss_bytes(service.pid)
         used_s, began_s = cpu_s(service.pid), monotonic()
         await _CLOCK.sleep(idle_s)
