@@ -184,13 +184,8 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
     empty_log = store.empty_log if isinstance(store, SqliteStore) else _no_log
     kept_days = settings.retention_days if slots else None
     housekeeper = Housekeeper(store, clock, empty_log, retention_days=kept_days)
-    feed = Feed(
-        queue.on_event,
-        pool.on_event,
-        LogView(simulated=settings.simulated),
-        MetricsView(metrics),
-        together=lines_together,
-    )
+    views = LogView(simulated=settings.simulated), MetricsView(metrics)
+    feed = Feed(queue.on_event, pool.on_event, *views, together=lines_together)
     feed.add_view(housekeeper.on_event)
     batches = make_batch_keeper(settings, store, provider, prices, clock) if slots else None
     if batches is not None:
