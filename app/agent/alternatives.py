@@ -1,9 +1,9 @@
 """What a change of the model could have come to instead: who else might have gone on, and for how much. Pure."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from app.agent.transcript import Transcript
+from app.domain.record import record
 from app.domain.task import TaskSpec
 from app.llm.bound import worst_case_nano
 from app.llm.models import facts_of
@@ -14,7 +14,7 @@ RowOf = Callable[[str], PriceRow]
 Tools = tuple[JsonObject, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class NextQuestion:
     """What the next question to a model has at most, and can cost at most with nothing of it cached."""
 
@@ -22,7 +22,7 @@ class NextQuestion:
     worst_nano: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Alternatives:
     """Models that were not chosen, and the most that the next question to each can cost."""
 

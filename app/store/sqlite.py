@@ -153,8 +153,8 @@ class SqliteStore:
     def _commit(self, operations: list[Operation[Any]]) -> tuple[list[_Result], list[object]]:
         """One transaction for all of `operations`, each undone alone when it raises. Writer thread.
 
-        A savepoint copies every page that its operation changes, which is a fifth of all the work here. So the
-        first try goes without, and starts over with them if an operation raises after it has written.
+        A savepoint copies every page that its operation changes: four of five writes to disk would be such copies.
+        So the first try goes without, and starts over with them if an operation raises after it has written.
         """
         try:
             return self._together(operations, self._run_bare)
@@ -196,9 +196,8 @@ class SqliteStore:
         changes = self._connection.total_changes
         result = _result(op, tx)
         if result[1] is not None:
-            self._cursor.execute(
-                "SELECT 1"
-            )  # ends the last statement: only then are its rows counted
+            # Ends the operation's last statement: only then are the rows counted that it has changed.
+            self._cursor.execute("SELECT 1")
             if self._connection.total_changes != changes:
                 raise _Spoiled
         return result
