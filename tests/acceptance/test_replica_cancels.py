@@ -10,13 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.domain.clock import SystemClock
 from tests.acceptance.books import Row, check_all, read_books
 from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
 from tests.support.fleet import Fleet, Replica, fleet
 from tests.support.process import simulator
 
-_CLOCK = SystemClock()
 _SLOTS = 4
 _TASKS = 6
 """More than there are slots: some wait in the queue."""
@@ -27,7 +25,9 @@ _LONG = {
     "tools": ["calculator", "text_stats"],
 }
 _MOMENTS = ("task_claimed", "tool_finished", "attempt_started")
-_BEGUN = {"task_claimed", "attempt_started", "tool_started", "model_answered"}
+_BEGUN = {"task_claimed", "attempt_started", "tool_started"}
+_WENT_ON = {"model_answered", "tool_finished"}
+"""What had begun before a cancel may still be written down after it: an answer that is there is paid for."""
 WAITING, CLAIMED, IN_CALL, BETWEEN = "waiting", "claimed", "in a call", "between steps"
 
 
@@ -63,7 +63,7 @@ def _state(events: list[Row]) -> str:
     kinds = [event["type"] for event in events]
     at = kinds.index("cancel_requested")
     assert not _BEGUN & set(kinds[at:]), f"begun after the cancel: {kinds[at:]}"
-    before = [kind for kind in kinds[:at] if kind in _BEGUN | {"tool_finished"}]
+    before = [kind for kind in kinds[:at] if kind in _BEGUN | _WENT_ON]
     last = before[-1] if before else ""
     return {"": WAITING, "task_claimed": CLAIMED, "attempt_started": IN_CALL}.get(last, BETWEEN)
 

@@ -11,16 +11,14 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from app.domain.clock import SystemClock
 from tests.acceptance.books import check_all, read_books
 from tests.acceptance.client import ENDED, all_ended, bill_of, ended, set_faults, submit
 from tests.support.process import Child, Service, service, simulator
 
-_CLOCK = SystemClock()
 _GRACE_S = 2.0
 _STREAMS = 100
-_AT_ONCE_S = 4.0
-"""For an exit that must not wait for the grace of a minute; generous for a busy machine."""
+_AT_ONCE_S = 20.0
+"""For an exit that must not wait for the grace of a minute; room for a busy machine."""
 _SLOW = {"kind": "latency", "delay_s": 60, "prompt_contains": "forever", "probability": 1}
 _TOOLS = {
     "task": 'Work. [[sim {"steps": 3, "parallel": 2}]]',
@@ -112,15 +110,14 @@ async def test_sigterm_under_load(tmp_path: Path, upstream: httpx.AsyncClient) -
             await child.line(lambda line: '"event":"tool_finished"' in line)
             await child.line(lambda line: slow[1] in line and '"attempt_started"' in line)
             await _tasks(client, 43)
-            since_s = _CLOCK.monotonic_s()
             child.send(signal.SIGTERM)
             await _stopping(client)
             assert (await held_get)["status"] not in ENDED
             posted = await held_post
             numbers = await asyncio.gather(*streams)
-            assert _CLOCK.monotonic_s() - since_s < _GRACE_S, "streams and waits end at once"
-            left = await child.ended(_GRACE_S + 5)
-            assert _CLOCK.monotonic_s() - since_s < _GRACE_S + 2
+            assert child.running, "streams and waits end at once, not with the grace"
+            left = await child.ended(_GRACE_S + 10)
+        assert "service_stop_cut_short" not in left.out
         assert (left.code, left.err) == (0, "")
         assert all(seen == list(range(1, len(seen) + 1)) for seen in numbers)
         assert [await connection.rest() for connection in idle] == [b""] * len(idle)
