@@ -136,7 +136,11 @@ class Caller:
                 # Before money is held: whoever goes away meanwhile has cost none. A failure meets the question, too.
                 with suppress(ModelFailure):
                     await self._ready()
-            return await self._attempt(call, then)
+            try:
+                return await self._attempt(call, then)
+            except _TryAgainError as failed:  # seldom: most calls need no bookkeeping of tries
+                first = failed
+            return await self._again(call, then, [first])
         except Parked:
             raise  # the task keeps its place in line
         except BaseException:
@@ -178,6 +182,12 @@ class Caller:
     @backoff.on_exception(
         backoff.runtime, _TryAgainError, value=lambda e: e.wait_s, jitter=None, logger=None
     )
+    async def _again(self, call: Call, then: Decide[M], failed: list[_TryAgainError]) -> Asked[M]:
+        """Wait and try, until there is an answer: begins with the failure that an attempt has met."""
+        if failed:
+            raise failed.pop()
+        return await self._attempt(call, then)
+
     async def _attempt(self, call: Call, then: Decide[M]) -> Asked[M]:
         passage = Passage(self._governor, call)
         await passage.enter()

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
 
 from app.domain.clock import Clock
 from app.domain.errors import StoreClosed, StoreError
@@ -19,7 +17,12 @@ async def shielded(store: Store, op: Operation[T]) -> T:
     Raises:
         StoreError: the write failed.
     """
-    return await _to_the_end(store.write(op))
+    write = store.begin_write(op)
+    try:
+        return await asyncio.shield(write)
+    except asyncio.CancelledError:
+        await _ended(write)
+        raise
 
 
 async def persist(store: Store, clock: Clock, op: Operation[T]) -> T:
@@ -31,27 +34,42 @@ async def persist(store: Store, clock: Clock, op: Operation[T]) -> T:
     Raises:
         StoreClosed: that end has come.
     """
-
-    async def until_written() -> T:
-        while True:
-            try:
-                return await store.write(op)
-            except StoreClosed:
-                raise
-            except StoreError as error:
-                _log.error("write_postponed", extra={"error_message": str(error)})
-                await clock.sleep(_RETRY_S)
-
-    return await _to_the_end(until_written())
-
-
-async def _to_the_end(work: Coroutine[Any, Any, T]) -> T:
-    write = asyncio.ensure_future(work)
+    first = store.begin_write(op)
     try:
-        return await asyncio.shield(write)
+        return await asyncio.shield(first)  # mostly: it needs no task of its own
     except asyncio.CancelledError:
-        if not write.done():
-            await asyncio.wait({write})
-        if not write.cancelled() and write.exception() is not None:
-            _log.error("write_lost", exc_info=write.exception())
+        await _ended(asyncio.ensure_future(_until_written(first, store, clock, op)))
         raise
+    except StoreClosed:
+        raise
+    except StoreError:
+        pass
+    tries = asyncio.ensure_future(_until_written(first, store, clock, op))
+    try:
+        return await asyncio.shield(tries)
+    except asyncio.CancelledError:
+        await _ended(tries)
+        raise
+
+
+async def _until_written(
+    write: asyncio.Future[T], store: Store, clock: Clock, op: Operation[T]
+) -> T:
+    """What a write has given, or another one after it."""
+    while True:
+        try:
+            return await write
+        except StoreClosed:
+            raise
+        except StoreError as error:
+            _log.error("write_postponed", extra={"error_message": str(error)})
+            await clock.sleep(_RETRY_S)
+        write = store.begin_write(op)
+
+
+async def _ended(write: asyncio.Future[T]) -> None:
+    """Wait for the end of a write that nobody else waits for any more."""
+    if not write.done():
+        await asyncio.wait({write})
+    if not write.cancelled() and write.exception() is not None:
+        _log.error("write_lost", exc_info=write.exception())

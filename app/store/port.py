@@ -4,6 +4,7 @@ An operation is `op(tx) -> value`: it cannot await, so nothing can come between 
 writes. What must happen together goes into one operation. Queries are named; their text is in `sql/`.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import update_wrapper
 from typing import Any, Generic, Protocol, TypeVar
@@ -100,6 +101,10 @@ class Store(Protocol):
             Exception: whatever `op` raised; nothing of it was kept.
         """
         ...
+
+    def begin_write(self, op: Operation[T]) -> asyncio.Future[T]:
+        """`write`, at once: what becomes of `op` does not depend on whoever waits for it, unless they cancel the future."""
+        return asyncio.ensure_future(self.write(op))
 
     async def read(self, op: Operation[T]) -> T:
         """Run `op` on a snapshot; it must not write.

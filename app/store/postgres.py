@@ -71,14 +71,20 @@ class PostgresStore:
         self.listener: CommitListener = lambda _facts: None
 
     async def write(self, op: Operation[T]) -> T:
-        if self._closed:
-            message = "The store is closed."
-            raise StoreClosed(message)
+        return await self._enqueue(op)
+
+    def begin_write(self, op: Operation[T]) -> asyncio.Future[T]:
+        return self._enqueue(op)
+
+    def _enqueue(self, op: Operation[T]) -> asyncio.Future[T]:
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_exception(StoreClosed("The store is closed."))
+            return future
         self._pending.insert(place_for(op, self._pending), (op, future))
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush(), name="store-flush")
-        return await future
+        return future
 
     async def read(self, op: Operation[T]) -> T:
         if self._closed:

@@ -6,7 +6,7 @@ from app.domain.errors import StoreSilent
 from app.store.port import Operation, Store, T
 
 
-class TimelyStore:
+class TimelyStore(Store):
     """The inner store, but nobody waits longer than `limit_s` for it.
 
     The database may be away in the middle of a commit, and nobody can say for minutes whether it was kept.

@@ -18,7 +18,7 @@ from app.main import Service, running
 from app.opening import make_provider
 from app.settings import Settings
 from app.simulator.server import RunningServer
-from app.store.port import Operation, T
+from app.store.port import Operation, Store, T
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME
 from app.tools.port import Tool
@@ -65,6 +65,8 @@ class _Store(SqliteStore):
     def __init__(self, folder: Path, clock: Clock, points: _Points) -> None:
         super().__init__(folder, clock)
         self._points = points
+
+    begin_write = Store.begin_write  # by way of `write`
 
     async def write(self, op: Operation[T]) -> T:
         if not self._points.counts_here():

@@ -116,18 +116,18 @@ def _stale_writes(task_id: str, events: list[Row]) -> Iterator[str]:
 
 def _called_off(task_id: str, events: list[Row]) -> Iterator[str]:
     """After a cancel nothing begins, whoever has heard of it; only an answer that was on its way may still be the end."""
-    asked = answered = False
+    asked, answered_us = False, -1
     for event in events:
         kind = event["type"]
         match kind:
             case "cancel_requested":
-                asked, answered = True, False
+                asked, answered_us = True, -1
             case "task_retried":
                 asked = False
             case "model_answered":
-                answered = True
+                answered_us = event["at_us"]
             case "task_finished" if asked and event["data"]["outcome"] != "cancelled":
-                if event["data"]["outcome"] != "answered" or not answered:
+                if event["at_us"] != answered_us:  # not the answer's own transaction
                     yield f"{task_id} was called off, and ended as {event['data']['outcome']}"
             case _ if asked and kind in _BEGINS:
                 yield f"{task_id} was called off before its {kind}"

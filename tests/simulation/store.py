@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from app.domain.clock import Clock
 from app.domain.errors import StaleLease
-from app.store.port import Operation, T, Tx
+from app.store.port import Operation, Store, T, Tx
 from app.store.sqlite import SqliteStore
 from tests.simulation.loop import PROCESS
 from tests.simulation.now import Gone, Nature
@@ -116,6 +116,8 @@ class SimulatedStore(SqliteStore):
         watched = Watched(self._connection, nature, at_commit)
         self._connection = cast("sqlite3.Connection", watched)
         self._cursor = cast("sqlite3.Cursor", watched)
+
+    begin_write = Store.begin_write  # by way of `write`
 
     async def write(self, op: Operation[T]) -> T:
         if self._nature.over:

@@ -40,6 +40,14 @@ def test_a_seed_replays_exactly() -> None:
     assert _told("--seed", "20", hash_seed="1") == _told("--seed", "20", hash_seed="2")
 
 
+def test_a_seed_replays_among_others() -> None:
+    """A world leaves nothing for the next one in its process: a seed that failed among many fails alone, too."""
+    _, among = simulate(21), simulate(20)
+    alone = _told("--seed", "20")
+    assert f"{among.steps} steps" in alone
+    assert f"digest {among.digest}" in alone
+
+
 def test_seeds_differ() -> None:
     """Another seed is another world."""
     assert simulate(20).digest != simulate(21).digest

@@ -6,6 +6,7 @@ whatever becomes of the process that sent it.
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import cache
 from typing import Any
@@ -34,7 +35,17 @@ class Upstream:
 
     def __init__(self, nature: Nature) -> None:
         self._nature = nature
-        self._inner: AnthropicProvider = _adapter()
+        self._inner: AnthropicProvider = adapter()
+        self._opened = False
+
+    def warm_up(self) -> None:
+        """The first question sees to it."""
+
+    async def ready(self) -> None:
+        """The client is opened beside the loop, which takes a while."""
+        if not self._opened:
+            await asyncio.get_running_loop().run_in_executor(None, lambda: None)
+            self._opened = True
 
     async def ask(self, request: ModelRequest) -> ModelAnswer:
         if self._nature.over:
@@ -85,10 +96,13 @@ class _Now:
 
 
 @cache
-def _adapter() -> AnthropicProvider:
-    """Made once: it holds nothing of a world, and opening an SDK client takes longer than many runs."""
+def adapter() -> AnthropicProvider:
+    """Made once and opened, before the first world begins: it holds nothing of one, and that takes longer than many."""
     clock: Clock = _Now()
-    return AnthropicProvider("simulated", URL, clock=clock, transport=_Network())
+    made = AnthropicProvider("simulated", URL, clock=clock, transport=_Network())
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, made.ready()).result()
+    return made
 
 
 class _Network(httpx2.AsyncBaseTransport):

@@ -24,6 +24,7 @@ from tests.simulation.process import ConnectionLost, MakeStore
 from tests.simulation.reckoning import judge
 from tests.simulation.shared import Shared
 from tests.simulation.store import SimulatedStore
+from tests.simulation.upstream import adapter
 
 _SHARED = 0.4
 """How many of the worlds have several processes on one database."""
@@ -45,6 +46,7 @@ class Run:
 
 def simulate(seed: int, make_store: MakeStore = SimulatedStore) -> Run:
     """Live through the seed's world and judge it. The same seed gives the same run, with the same code and Python."""
+    adapter()
     state, collecting = random.getstate(), gc.isenabled()
     random.seed(seed)  # jitter of waits
     gc.disable()  # when it would come is no seed's, and what it finalizes takes steps of the loop

@@ -64,7 +64,7 @@ class Fuse:
             raise Killed
 
 
-class FusedStore:
+class FusedStore(Store):
     """A store with a point before and after each write."""
 
     def __init__(self, store: Store, fuse: Fuse) -> None:

@@ -44,7 +44,7 @@ from app.llm.pricing import PriceBook
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Provider
 from app.main import Service, running
 from app.opening import make_provider
-from app.store.port import Operation, T, Tx
+from app.store.port import Operation, Store, T, Tx
 from app.store.sqlite import SqliteStore
 from tests.support.process import NO_KEY
 
@@ -124,6 +124,8 @@ class CrashingStore(SqliteStore):
         self._connection = cast("sqlite3.Connection", self._watched)
         self._cursor = cast("sqlite3.Cursor", self._watched)
         self._turn = asyncio.Lock()
+
+    begin_write = Store.begin_write  # by way of `write`
 
     async def write(self, op: Operation[T]) -> T:
         def noted(tx: Tx) -> T:

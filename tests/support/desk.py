@@ -26,7 +26,7 @@ from app.llm.pricing import PriceBook
 from app.llm.provider import ModelAnswer, ModelRequest
 from app.llm.retry import RetryLimits
 from app.llm.retry_budget import RetryBudget, RetryTerms
-from app.store.port import Operation, T, Tx
+from app.store.port import Operation, Store, T, Tx
 from app.store.sqlite import SqliteStore
 from tests.support.clock import START_US, FakeClock
 from tests.support.provider import Line, ScriptedProvider
@@ -41,7 +41,7 @@ def prices() -> PriceBook:
     return PriceBook.load()
 
 
-class FlakyStore:
+class FlakyStore(Store):
     """A store that fails as many writes as it is told to; dead, it never comes back from one.
 
     `dies_after` writes it dies, with the next one in its hands: `keeps_last` says whether that is kept.

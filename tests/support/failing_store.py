@@ -3,7 +3,7 @@
 from app.store.port import Operation, Store, T
 
 
-class FailingStore:
+class FailingStore(Store):
     """Raises `error` from every write (and read, if `reads`) while it is set; else it is the inner store."""
 
     def __init__(self, inner: Store) -> None:

@@ -16,7 +16,7 @@ from app.queue.caps import NO_CAPS
 from app.queue.dispatch import HELD, Dispatch, Ticket
 from app.queue.distributed import Bounds, DistributedQueue
 from app.queue.sweep import Sweep
-from app.store.port import Operation, T
+from app.store.port import Operation, Store, T
 from app.store.postgres import PostgresStore
 from app.worker.recovery import rescue_all
 from tests.support.loglines import LineChecker
@@ -204,7 +204,7 @@ async def test_a_run_that_goes_on_after_the_stop_gets_its_next_ticket_handed_in(
     assert await office.dispatch.held() == []
 
 
-class Silent:
+class Silent(Store):
     """A store that can fall silent: it takes what it is asked, and answers once it is let."""
 
     def __init__(self, inner: PostgresStore) -> None:

@@ -8,7 +8,7 @@ from app.domain.errors import StaleLease
 from app.domain.lease import Lease
 from app.llm.caller import Caller, CallLimits
 from app.queue import leases
-from app.store.port import Operation, T
+from app.store.port import Operation, Store, T
 from app.tools.run import ToolLimits
 from app.worker.recovery import rescue_all
 from tests.support.desk import Desk, call_of, decide, open_desk, prices
@@ -16,7 +16,7 @@ from tests.support.provider import answer, calls, text, tool_use
 from tests.support.seeding import claimed, drift, lines_of
 
 
-class Stolen:
+class Stolen(Store):
     """A store from whose worker everything is taken away just before it is asked whether it still holds it."""
 
     def __init__(self, desk: Desk) -> None:

@@ -10,7 +10,7 @@ from app.store.sqlite import SqliteStore
 from app.store.timely import TimelyStore
 
 
-class Hanging:
+class Hanging(Store):
     """A store that answers when it is told to."""
 
     def __init__(self, inner: Store) -> None:
