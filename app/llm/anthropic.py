@@ -5,9 +5,9 @@ here costs a fraction of what the SDK's models do, and the transcript goes out a
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -22,6 +22,7 @@ from app.llm.anthropic_line import (
     Opening,
     open_line,
 )
+from app.llm.anthropic_reply import Reply
 from app.llm.body import COMPACTION_BETA, counting_body, request_body
 from app.llm.failures import hide, malformed_answer, status_failure, transport_failure
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Phase
@@ -78,7 +79,7 @@ class AnthropicProvider:
                 base_url or DEFAULT_BASE_URL,
                 connect_timeout_s=connect_timeout_s,
                 max_connections=max_connections,
-                on_response=self._refuse_error_status,
+                on_reply=self._refuse_error_status,
                 transport=transport,
             )
         )
@@ -146,12 +147,11 @@ class AnthropicProvider:
         line = await self._opening.line()
         try:
             async with asyncio.timeout(request.timeout_s):
-                response = await line.send(counting_body(request), None, COUNT_PATH)
+                reply = await line.send(counting_body(request), None, COUNT_PATH)
                 try:
-                    pieces = _pieces(response, _head(response))
-                    found = orjson.loads(await _read(pieces, ERROR_BODY_LIMIT))
+                    found = orjson.loads(await _read(reply.pieces(), ERROR_BODY_LIMIT))
                 finally:
-                    await response.aclose()
+                    await reply.close()
         except ModelFailure as failure:
             hide(failure, self._api_key)
             raise
@@ -181,41 +181,33 @@ class AnthropicProvider:
         deadline: asyncio.Timeout,
     ) -> ModelAnswer:
         beta = COMPACTION_BETA if request.compacted else None
-        response = await line.send(body, request.reference, beta=beta)
+        reply = await line.send(body, request.reference, beta=beta)
         try:
-            head = _head(response)
+            head = reply.head
             if request.progress is not None:
                 request.progress.rates = read_rates(head)
             request_id = head.get(b"request-id")
             stream.request_id = None if request_id is None else request_id.decode("latin-1")
-            pieces = _pieces(response, head)
             if head.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
-                return await _read_stream(pieces, stream, deadline)
-            raw = await _read(pieces, BODY_LIMIT)
+                return await _read_stream(reply.pieces(), stream, deadline)
+            raw = await _read(reply.pieces(), BODY_LIMIT)
             if len(raw) > BODY_LIMIT:
                 raise _too_long(stream)
             return parse_answer(raw, stream.request_id, unsplit_writes=stream.unsplit_writes)
         finally:
-            await response.aclose()
+            await reply.close()
 
-    async def _refuse_error_status(self, response: "httpx2.Response") -> None:
+    async def _refuse_error_status(self, reply: Reply) -> None:
         """Read the body of an error ourselves: the SDK would read it without bound."""
-        if 200 <= response.status_code < 300:
+        if 200 <= reply.status < 300:
             return
-        head, body = _head(response), b""
+        body = b""
         with suppress(*self._opening.errors):
             async with asyncio.timeout(ERROR_BODY_TIMEOUT_S):
-                body = await _read(_pieces(response, head), ERROR_BODY_LIMIT)
-        failure = status_failure(
-            response.status_code, response.headers, body, now_us=self._clock.now_us()
-        )
-        failure.rates = read_rates(head)
+                body = await _read(reply.pieces(), ERROR_BODY_LIMIT)
+        failure = status_failure(reply.status, reply.headers, body, now_us=self._clock.now_us())
+        failure.rates = read_rates(reply.head)
         raise failure
-
-
-def _head(response: "httpx2.Response") -> dict[bytes, bytes]:
-    """The headers, by lower-case name: each look into the response's own costs as much as all of this."""
-    return {name.lower(): value for name, value in response.headers.raw}
 
 
 async def _read(pieces: AsyncIterator[bytes], limit: int) -> bytes:
@@ -227,13 +219,6 @@ async def _read(pieces: AsyncIterator[bytes], limit: int) -> bytes:
         if size > limit:
             break
     return b"".join(chunks)
-
-
-def _pieces(response: "httpx2.Response", head: Mapping[bytes, bytes]) -> AsyncIterator[bytes]:
-    """The body as it comes. What is not encoded needs no decoder: that is most of what reading it would cost."""
-    if b"content-encoding" in head:
-        return response.aiter_bytes()
-    return aiter(cast("AsyncIterable[bytes]", response.stream))
 
 
 async def _read_stream(
