@@ -1,5 +1,6 @@
 """What an attempt's end writes: the settlement and the event that tells of it. Inside a transaction."""
 
+import logging
 from dataclasses import replace
 
 import orjson
@@ -18,6 +19,7 @@ from app.budget.ledger import (
 )
 from app.budget.scopes import shown_id
 from app.domain.errors import StaleLease
+from app.domain.money import usd_from_nano
 from app.domain.record import record
 from app.journal.call_events import (
     AttemptFailed,
@@ -33,6 +35,8 @@ from app.llm.provider import ModelAnswer, ModelFailure, Phase
 from app.llm.retry import Again, Decision, GiveUp, Wait, known_unbilled
 from app.llm.usage import Usage
 from app.store.port import Tx
+
+_log = logging.getLogger(__name__)
 
 _LATE_UNBILLED = "unbilled:failed-late"
 
@@ -250,3 +254,22 @@ def meters_of(usage: Usage | None, *, plain_model: str | None = None) -> Meters:
         web_searches=usage.web_searches,
         usage_json=None if plain else orjson.dumps(usage).decode(),
     )
+
+
+def tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:
+    """The journal of a task that others have taken over, or that has ended, is not ours to write in.
+
+    More than was reserved is an alarm here, too.
+    """
+    if confirmed is None:
+        return
+    amounts = {
+        "presumed_usd": usd_from_nano(confirmed.presumed_nano),
+        "cost_usd": usd_from_nano(confirmed.charged_nano),
+        "surplus_usd": usd_from_nano(confirmed.surplus_nano),
+    }
+    named = {"task_id": attempt.subject.task_id, "attempt_id": attempt.id}
+    if confirmed.surplus_nano:
+        _log.error("late_answer", extra={**named, **amounts})
+    else:
+        _log.warning("late_answer", extra={**named, **amounts})

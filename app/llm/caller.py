@@ -12,16 +12,15 @@ from typing import NoReturn
 import backoff
 
 from app.budget.accounts import ServiceLimits
-from app.budget.ledger import Attempt, Confirmed, Settled
+from app.budget.ledger import Attempt, Settled
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
 from app.domain.errors import BudgetExhausted
 from app.domain.lease import Lease
-from app.domain.money import usd_from_nano
 from app.domain.record import record
 from app.domain.task import Outcome, Subject
 from app.journal.journal import fence
-from app.llm.booking import Late, book_answer, book_failure, book_unsent
+from app.llm.booking import Late, book_answer, book_failure, book_unsent, tell_late
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
 from app.llm.costs import answer_cost
 from app.llm.governor.governor import Governor
@@ -292,7 +291,7 @@ class Caller:
         finally:
             self._turns.ended(held.scopes)
         if isinstance(settled, Late):
-            _tell_late(attempt, settled.confirmed)
+            tell_late(attempt, settled.confirmed)
             raise settled.stale
         self._retries.answered(attempt.model)
         return answer, move, settled
@@ -330,7 +329,7 @@ class Caller:
             )
         finally:
             self._turns.ended(held.scopes)
-        _tell_late(held.attempt, confirmed)
+        tell_late(held.attempt, confirmed)
         if overcharged:
             raise CallFailed(Outcome.UPSTREAM_FAILED, OVERCHARGED)
         if isinstance(decision, GiveUp):
@@ -386,22 +385,3 @@ class Caller:
             )
         finally:
             self._turns.ended(held.scopes)
-
-
-def _tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:
-    """The journal of a task that others have taken over, or that has ended, is not ours to write in.
-
-    More than was reserved is an alarm here, too.
-    """
-    if confirmed is None:
-        return
-    amounts = {
-        "presumed_usd": usd_from_nano(confirmed.presumed_nano),
-        "cost_usd": usd_from_nano(confirmed.charged_nano),
-        "surplus_usd": usd_from_nano(confirmed.surplus_nano),
-    }
-    named = {"task_id": attempt.subject.task_id, "attempt_id": attempt.id}
-    if confirmed.surplus_nano:
-        _log.error("late_answer", extra={**named, **amounts})
-    else:
-        _log.warning("late_answer", extra={**named, **amounts})
