@@ -22,7 +22,6 @@ from app.domain.lease import Lease
 from app.journal.feed import Feed
 from app.journal.views import LogView, MetricsView
 from app.llm.batching.items import give_up
-from app.llm.batching.port import SellsBatches
 from app.llm.catalog import retiring
 from app.llm.live import Live
 from app.llm.pricing import PriceBook
@@ -208,7 +207,7 @@ def wire(  # noqa: PLR0917  (each part is named where it is made)
         version=__version__,
         simulated=settings.simulated,
         space=space,
-        takes_batches=isinstance(provider, SellsBatches),
+        provider=provider,
     )
     metrics.running.set_function(lambda: pool.running)
     metrics.registry.register(UpstreamCollector(governor))

@@ -28,16 +28,21 @@ async def healthz(request: Request) -> Response:
     responses={
         503: {
             "model": Problem,
-            "description": "Stopping, the store cannot be written, or its disk is nearly full.",
+            "description": "Stopping, the store cannot be written, its disk is nearly full, or no model can be asked.",
         }
     },
     summary="Can it take work?",
 )
 async def readyz(request: Request) -> Response:
-    """Ready when the store can be written, its disk has room, and the service is not stopping."""
+    """Ready when the store can be written, its disk has room, calls can be made, and the service is not stopping."""
     services = services_of(request)
     if services.stopping:
         return problem(503, "stopping", "The service is stopping.", "It takes no new work.")
+    if services.upstream_failed:
+        detail = (
+            "The client for the models cannot be opened: see upstream_client_failed in the log."
+        )
+        return problem(503, "upstream-client-failed", "No model can be asked.", detail)
     try:
         services.space.check()
         await services.store.write(lambda tx: tx.run("probe_write"))

@@ -15,9 +15,11 @@ from app.domain.clock import Clock
 from app.domain.record import record
 from app.domain.task import AskedComplexity, Complexity
 from app.journal.feed import Feed
+from app.llm.batching.port import SellsBatches
 from app.llm.governor.governor import Governor
 from app.llm.live import Live
 from app.llm.pricing import PriceBook
+from app.llm.provider import Provider, WarmsUp
 from app.llm.routing.decide import Thresholds
 from app.llm.routing.score import Weights
 from app.observe.metrics import Metrics
@@ -73,10 +75,20 @@ class Services:
     version: str
     simulated: bool
     space: DiskSpace
-    takes_batches: bool = False
+    provider: Provider
     stopping: bool = False
     reports: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One long report at a time: those who read a task must not wait for all of the store's readers to be done."""
+
+    @property
+    def takes_batches(self) -> bool:
+        """Tasks that can wait are sent at half price."""
+        return isinstance(self.provider, SellsBatches)
+
+    @property
+    def upstream_failed(self) -> bool:
+        """No call can be made: the client could not be opened, and the log says why."""
+        return isinstance(self.provider, WarmsUp) and self.provider.failed
 
 
 def services_of(request: Request) -> Services:

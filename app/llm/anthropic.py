@@ -84,6 +84,11 @@ class AnthropicProvider:
             )
         )
 
+    @property
+    def failed(self) -> bool:
+        """The client could not be opened when that was tried last."""
+        return self._opening.failed
+
     def warm_up(self) -> None:
         """Open the client in the background: else the first question waits for it."""
         self._opening.begin()

@@ -60,6 +60,8 @@ class Opening:
         self._make = make
         self._line: Line | None = None
         self._task: asyncio.Task[Line] | None = None
+        self.failed = False
+        """It could not be opened when that was tried last."""
 
     def begin(self) -> None:
         """Open it, for whoever will want it."""
@@ -94,14 +96,16 @@ class Opening:
     async def _open(self) -> Line:
         loader = ThreadPoolExecutor(1, thread_name_prefix="sdk-loader")
         try:
-            return await asyncio.get_running_loop().run_in_executor(loader, self._make)
+            line = await asyncio.get_running_loop().run_in_executor(loader, self._make)
         except Exception as error:
-            self._task = None
+            self._task, self.failed = None, True
             _log.exception("upstream_client_failed")
             message = f"the client cannot be opened: {type(error).__name__}: {error}"
             raise ModelFailure("client_failed", message, phase=Phase.CONNECT) from error
         finally:
             loader.shutdown(wait=False)
+        self.failed = False
+        return line
 
 
 def open_line(

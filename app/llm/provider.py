@@ -164,6 +164,11 @@ class Provider(Protocol):
 class WarmsUp(Protocol):
     """A provider whose first question would have to wait for something that can be done before."""
 
+    @property
+    def failed(self) -> bool:
+        """It could not be done when it was tried last."""
+        ...
+
     def warm_up(self) -> None:
         """Do it, in the background."""
         ...

@@ -36,7 +36,7 @@ class Upstream:
     def __init__(self, nature: Nature) -> None:
         self._nature = nature
         self._inner: AnthropicProvider = adapter()
-        self._opened = False
+        self._opened = self.failed = False
 
     def warm_up(self) -> None:
         """The first question sees to it."""

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as families
 
 from app import __version__
+from app.llm.provider import ModelFailure, WarmsUp
 from tests.support.service import HANG, Running, started
 
 NAMES = {
@@ -87,6 +88,24 @@ async def test_healthz(bursar: Running) -> None:
 async def test_readyz(bursar: Running) -> None:
     """Ready while the store can be written."""
     assert (await bursar.client.get("/readyz")).json() == {"status": "ready", "simulated": True}
+
+
+async def test_readyz_without_a_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With certificates that are not there no model can be asked: alive, and not ready until that is mended."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/ca.pem")
+    async with started(tmp_path) as bursar:
+        provider = bursar.service.services.provider
+        assert isinstance(provider, WarmsUp)
+        with pytest.raises(ModelFailure):
+            await provider.ready()
+        answer = await bursar.client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "urn:bursar:problem:upstream-client-failed"
+        assert "nowhere" not in answer.text
+        assert (await bursar.client.get("/healthz")).status_code == 200
+        monkeypatch.delenv("SSL_CERT_FILE")
+        assert (await bursar.run())["outcome"] == "answered"
+        assert (await bursar.client.get("/readyz")).status_code == 200
 
 
 class TestMetrics:

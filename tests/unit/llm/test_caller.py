@@ -83,6 +83,11 @@ class Cold(ScriptedProvider):
         self.fails = fails
         self.awaited, self.warm = asyncio.Event(), asyncio.Event()
 
+    @property
+    def failed(self) -> bool:
+        """Nobody asks."""
+        return self.fails
+
     def warm_up(self) -> None:
         """Nothing to do by itself."""
 
