@@ -22,7 +22,7 @@ import orjson
 from app.domain.clock import US_PER_S, Clock, rfc3339
 from app.domain.record import record
 from app.simulator.bill import Bill, Line
-from app.simulator.errors import ApiError, JsonObject, require
+from app.simulator.errors import ApiError, JsonObject, invalid, require
 from app.simulator.log import Seen
 from app.simulator.reply import SIMULATED, Ending, Reply, json_reply
 
@@ -218,8 +218,8 @@ def _items(body: bytes) -> dict[str, Any]:
         message = f"The request body is not valid JSON: {error}"
         raise ApiError(400, "invalid_request_error", message) from None
     requests = asked.get("requests") if isinstance(asked, dict) else None
-    require(isinstance(requests, list) and requests, "requests: Field required")
-    assert isinstance(requests, list)  # noqa: S101
+    if not isinstance(requests, list) or not requests:
+        raise invalid("requests: Field required")
     require(len(requests) <= ITEM_LIMIT, f"requests: at most {ITEM_LIMIT}")
     items: dict[str, Any] = {}
     for number, request in enumerate(requests):

@@ -8,7 +8,7 @@ The extra pass is billed, and shown in `usage.iterations` only: the top level le
 from collections.abc import Mapping
 
 from app.simulator.bill import usage_json
-from app.simulator.errors import JsonObject, require
+from app.simulator.errors import JsonObject, invalid, require
 from app.simulator.models import Model
 from app.simulator.prices import Meters
 from app.simulator.prompt import as_blocks, prompt_tokens
@@ -38,9 +38,8 @@ def trigger_of(request: JsonObject, headers: Mapping[str, str]) -> int | None:
     require(BETA in headers.get("anthropic-beta", ""), "context_management: needs its beta header")
     trigger = found[0].get("trigger") or {"type": "input_tokens", "value": TRIGGER_TOKENS}
     value = trigger.get("value") if isinstance(trigger, dict) else None
-    whole = isinstance(value, int) and value >= TRIGGER_LIMIT_TOKENS
-    require(whole, f"trigger.value: at least {TRIGGER_LIMIT_TOKENS} input tokens")
-    assert isinstance(value, int)  # noqa: S101  (see above)
+    if not isinstance(value, int) or value < TRIGGER_LIMIT_TOKENS:
+        raise invalid(f"trigger.value: at least {TRIGGER_LIMIT_TOKENS} input tokens")
     return value
 
 

@@ -36,5 +36,7 @@ def load_migrations() -> tuple[tuple[int, str, str], ...]:
     for file in sorted(files("app.store").joinpath("migrations").iterdir(), key=lambda f: f.name):
         number, _, name = file.name.removesuffix(".sql").partition("_")
         found.append((int(number), name, file.read_text(encoding="utf-8")))
-    assert [version for version, _, _ in found] == list(range(1, len(found) + 1))  # noqa: S101
+    versions = [version for version, _, _ in found]
+    if versions != list(range(1, len(found) + 1)):
+        raise ValueError(f"the migrations do not count 1, 2, 3, …: {versions}")
     return tuple(found)
