@@ -239,13 +239,9 @@ class DistributedQueue:
         """The claim of this run, in the buffer already; None when there is nothing to claim."""
         assert self._lease is not None  # noqa: S101  (tickets arrive at who takes tasks)
         while not self._stopping:
-            worker, moved = self._lease.worker, set[str]()
+            moved = set[str]()
             try:
-                claim = await self._store.write(
-                    lambda tx, w=worker, m=moved: verbs.claim_one(  # type: ignore[misc]
-                        tx, w, task_id, self._bounds.caps, run=run, moved=m
-                    )
-                )
+                claim = await self._claim_once(self._lease.worker, task_id, run, moved)
             except LeaseLost:  # nothing may be taken until it is renewed
                 self._lease.want_renewal()
                 await self._clock.sleep(RETRY_S)
@@ -261,6 +257,14 @@ class DistributedQueue:
                     self._woken.set()
                 return claim
         return None
+
+    async def _claim_once(
+        self, worker: str, task_id: str, run: int, moved: set[str]
+    ) -> Claim | None:
+        caps = self._bounds.caps
+        return await self._store.write(
+            lambda tx: verbs.claim_one(tx, worker, task_id, caps, run=run, moved=moved)
+        )
 
     async def _take_care(self) -> None:
         """Hand in tickets as they become due; now and then look for what fell between."""

@@ -4,10 +4,10 @@ Prompts, answers, tool data, journal and the task's row go. Its ledger lines and
 are what they were.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from app.domain.clock import Clock
-from app.store.port import Store, Tx
+from app.store.port import Row, Store, Tx
 
 ENTRIES_LIMIT = 32
 """Journal entries that one write deletes, at most."""
@@ -31,12 +31,15 @@ async def sweep(store: Store, clock: Clock, before_us: int, pause_s: float) -> i
     async for page in _due(store, before_us):
         left = page
         while left:
-            ids = left
-            seen, count = await store.write(lambda tx, ids=ids: take_away(tx, ids, before_us))  # type: ignore[misc]
+            seen, count = await _take_some(store, left, before_us)
             left, taken = left[seen:], taken + count
             await clock.sleep(pause_s)
         await _drop_leftovers(store, clock, pause_s)
     return taken
+
+
+async def _take_some(store: Store, task_ids: list[str], before_us: int) -> tuple[int, int]:
+    return await store.write(lambda tx: take_away(tx, task_ids, before_us))
 
 
 def take_away(tx: Tx, task_ids: list[str], before_us: int) -> tuple[int, int]:
@@ -85,25 +88,28 @@ async def _drop_leftovers(store: Store, clock: Clock, pause_s: float) -> None:
 async def _due(store: Store, before_us: int) -> AsyncIterator[list[str]]:
     """Tasks to take away, page by page; found by readers, owner by owner, the oldest first."""
     owner = ""
-    while True:
-        after = owner
-        row = await store.read(lambda tx, after=after: tx.one("next_owner", after=after))  # type: ignore[misc]
-        if row is None or row["owner"] is None:
-            return
-        owner = row["owner"]
+    while (found := await _owner_after(store, owner)) is not None:
+        owner = found
         async for page in _due_of(store, owner, before_us):
             yield page
 
 
+async def _owner_after(store: Store, owner: str) -> str | None:
+    row = await store.read(lambda tx: tx.one("next_owner", after=owner))
+    found: str | None = None if row is None else row["owner"]
+    return found
+
+
 async def _due_of(store: Store, owner: str, before_us: int) -> AsyncIterator[list[str]]:
     after_us, after_id = -1, ""
-    params = {"owner": owner, "before_us": before_us, "limit": PAGE_LIMIT}
-    while True:
-        place = {"after_us": after_us, "after_id": after_id}
-        page = await store.read(
-            lambda tx, place=place: tx.all("prune_candidates", **params, **place)  # type: ignore[misc]
-        )
-        if not page:
-            return
+    while page := await _candidates(store, owner, before_us, after_us, after_id):
         after_us, after_id = page[-1]["created_at_us"], page[-1]["id"]
         yield [row["id"] for row in page if row["due"]]
+
+
+async def _candidates(
+    store: Store, owner: str, before_us: int, after_us: int, after_id: str
+) -> Sequence[Row]:
+    params = {"owner": owner, "before_us": before_us, "limit": PAGE_LIMIT}
+    place = {"after_us": after_us, "after_id": after_id}
+    return await store.read(lambda tx: tx.all("prune_candidates", **params, **place))

@@ -7,6 +7,7 @@ items in the provider's own list (`app.worker.batch_search`). A result is stored
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 
 from app.domain.clock import US_PER_S, Clock
@@ -15,6 +16,7 @@ from app.journal.call_events import AttemptStarted
 from app.journal.events import TaskFinished
 from app.journal.journal import Recorded
 from app.llm.batching import items
+from app.llm.batching.items import Item
 from app.llm.batching.port import Batches
 from app.llm.batching.results import MISSING, refused
 from app.llm.pricing import PriceBook
@@ -145,9 +147,10 @@ class BatchKeeper:
         """Items whose task ended after they had come back."""
         while found := await self._store.read(lambda tx: items.given_up(tx, STORED_TOGETHER)):
             for item in found:
-                await self._store.write(
-                    lambda tx, i=item: items.confirm_given_up(tx, self._prices, i)  # type: ignore[misc]
-                )
+                await self._pay(item)
+
+    async def _pay(self, item: Item) -> None:
+        await self._store.write(lambda tx: items.confirm_given_up(tx, self._prices, item))
 
     async def _send(self) -> float:
         """Send what has waited long enough, batch by batch; returns after how many seconds there is more."""
@@ -161,12 +164,13 @@ class BatchKeeper:
             left_s = max(waiting.due_in_s, self._send_after_s - begun_s)
             if left_s > 0:
                 return left_s
-            sealed = await self._store.write(
-                lambda tx, names=waiting.names: rows.seal(tx, names, _SEND_LEASE_US)  # type: ignore[misc]
-            )
+            sealed = await self._sealed(waiting.names)
             if sealed is not None:
                 await self._sent(sealed, begun_s)
         return 0.0
+
+    async def _sealed(self, names: Sequence[str]) -> Sealed | None:
+        return await self._store.write(lambda tx: rows.seal(tx, names, _SEND_LEASE_US))
 
     async def _sent(self, sealed: Sealed, begun_s: float) -> None:
         if self._clock.monotonic_s() - begun_s > SEND_WINDOW_S or self._stopping:
@@ -188,10 +192,13 @@ class BatchKeeper:
 
     async def _tell_made(self, batch_id: str) -> None:
         told = 0
-        while count := await self._store.write(
-            lambda tx, at=told: rows.tell_made(tx, batch_id, at, STORED_TOGETHER)  # type: ignore[misc]
-        ):
+        while count := await self._tell_some(batch_id, told):
             told += count
+
+    async def _tell_some(self, batch_id: str, told: int) -> int:
+        return await self._store.write(
+            lambda tx: rows.tell_made(tx, batch_id, told, STORED_TOGETHER)
+        )
 
     async def _not_sent(self, sealed: Sealed, failure: ModelFailure) -> None:
         """What follows when no batch, or perhaps no batch, was made."""
@@ -274,12 +281,14 @@ class BatchKeeper:
         await self._store.write(lambda tx: rows.close(tx, batch.id))
 
     async def _store_results(self, batch: Batch, results: list[tuple[str, bytes]]) -> None:
-        lease_us = int(LOOK_LEASE_S * US_PER_S)
         for at in range(0, len(results), STORED_TOGETHER):
-            part = results[at : at + STORED_TOGETHER]
-            await self._store.write(
-                lambda tx, p=part: rows.take_results(tx, self._prices, batch, p, lease_us)  # type: ignore[misc]
-            )
+            await self._store_part(batch, results[at : at + STORED_TOGETHER])
+
+    async def _store_part(self, batch: Batch, part: list[tuple[str, bytes]]) -> None:
+        lease_us = int(LOOK_LEASE_S * US_PER_S)
+        await self._store.write(
+            lambda tx: rows.take_results(tx, self._prices, batch, part, lease_us)
+        )
 
     async def _cancel_unwanted(self, batch: Batch) -> None:
         """A batch is cancelled whole: when no task waits for any of its items any more."""

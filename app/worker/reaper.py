@@ -56,16 +56,16 @@ class Reaper:
         now_us, workers, orphaned = await self._store.read(_look)
         dead = self._dead(now_us, workers)
         for worker, beat_count in dead:
-            removed = await self._store.write(
-                lambda tx, w=worker, b=beat_count: tx.run(  # type: ignore[misc]
-                    "remove_silent_worker", id=w, beat_count=b
-                )
-            )
-            if removed:
+            if await self._removed(worker, beat_count):
                 _log.warning("worker_lost", extra={"worker": worker})
         if not dead and not orphaned:
             return 0
         return await rescue_all(self._store, "lease_expired", self._run_limit)
+
+    async def _removed(self, worker: str, beat_count: int) -> int:
+        return await self._store.write(
+            lambda tx: tx.run("remove_silent_worker", id=worker, beat_count=beat_count)
+        )
 
     def _dead(self, now_us: int, workers: list[Row]) -> list[tuple[str, int]]:
         """Whose lease has run out, with the beat that was their last."""
