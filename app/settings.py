@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app import addresses
@@ -382,8 +383,7 @@ def unknown_variables() -> list[str]:
     return found
 
 
-def _sentence(problem: object) -> str:
-    assert isinstance(problem, dict)  # noqa: S101
+def _sentence(problem: ErrorDetails) -> str:
     if not problem["loc"]:
         return str(problem["msg"]).removeprefix("Value error, ")
     name = str(problem["loc"][0])

@@ -1,7 +1,7 @@
 """Errors as RFC 9457 problems. `type` is stable and meant for programs, `detail` for people."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -77,11 +77,13 @@ def answer(error: Exception) -> Response:
     raise error
 
 
-def _as_handler(make: Callable[[Any], Response]) -> Callable[[Request, Exception], Response]:
+def _as_handler(
+    make: Callable[[Any], Response],
+) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def handle(_request: Request, error: Exception) -> Response:
         return make(error)
 
-    return handle  # type: ignore[return-value]
+    return handle
 
 
 def _validation(error: RequestValidationError) -> Response:

@@ -100,14 +100,12 @@ class Writer:
         Raises:
             StoreError: it cannot be said yet.
         """
-        link: Link | None = None
+        link = self._connected()
         try:
-            link = self._connected()
             link.simple(f"BEGIN; SELECT pg_advisory_xact_lock({LOCK})")
             found = link.simple(f"SELECT batch FROM commits WHERE writer = '{self._name}'")  # noqa: S608
             kept = found.ntuples > 0 and int(found.get_value(0, 0) or 0) >= number
         except psycopg.Error as error:
-            assert link is not None  # noqa: S101  (what fails to connect raises a StoreError)
             raise store_error(error, link.place) from error
         finally:
             self._undo()

@@ -85,7 +85,8 @@ class Economy:
         if item is not None:
             if item.result is None:
                 raise self._parked(call)
-            asked = await self._taken_in(call, item, then)
+            found = read_result(item.result, item.model)
+            asked = await self._taken_in(call, item, found, then)
             if asked is not None:
                 return asked
         await self._reserver.reserve(call, call.tries.made + 1)
@@ -100,21 +101,20 @@ class Economy:
         left_s = max(call.deadline_s - self._clock.monotonic_s(), 0.0)
         return Parked(PARKED, self._clock.now_us() + int(left_s * US_PER_S))
 
-    async def _taken_in(self, call: Call, item: Item, then: Decide[M]) -> Asked[M] | None:
+    async def _taken_in(
+        self, call: Call, item: Item, found: Returned, then: Decide[M]
+    ) -> Asked[M] | None:
         """Pay and record what came back; None when the question is to be asked again."""
-        assert item.result is not None  # noqa: S101
-        found = read_result(item.result, item.model)
-        outcome, move = found.outcome, None
+        outcome = found.outcome
         if isinstance(outcome, ModelAnswer):
             try:
                 move = then(outcome, item.max_tokens)
             except ModelFailure as failure:
                 outcome = failure
-        if isinstance(outcome, ModelFailure):
-            await self._failed(call, item, outcome)
-            return None
-        assert move is not None  # noqa: S101
-        return await self._answered(call, item, found, outcome, move)
+            else:
+                return await self._answered(call, item, found, outcome, move)
+        await self._failed(call, item, outcome)
+        return None
 
     async def _answered(
         self, call: Call, item: Item, found: Returned, answer: ModelAnswer, move: M
