@@ -146,7 +146,7 @@ async def _compare(ask: Ask, empty: Side, full: Side, rounds: int) -> Compared:
 
 
 def _used_s(side: Side) -> float:
-    assert side.service is not None  # noqa: S101
+    assert side.service is not None  # noqa: S101  (see `Side.serving`)
     return cpu_s(side.service.pid) + side.place.database_cpu_s()
 
 

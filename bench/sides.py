@@ -145,7 +145,7 @@ class Side:
         Raises:
             ConnectionError: it was an error.
         """
-        assert self.connection is not None  # noqa: S101
+        assert self.connection is not None  # noqa: S101  (see `talking`)
         began_s = monotonic()
         status, body = await self.connection.ask(request)
         took_ms = (monotonic() - began_s) * 1e3
@@ -167,7 +167,7 @@ class Side:
     @asynccontextmanager
     async def talking(self) -> AsyncIterator[None]:
         """A connection to its service, which hangs up on those that say nothing for long."""
-        assert self.service is not None  # noqa: S101
+        assert self.service is not None  # noqa: S101  (see `serving`)
         async with connected(self.service.port) as self.connection:
             yield
 

@@ -128,7 +128,7 @@ class Caching:
         *,
         may_be_slow: bool,
     ) -> Outlook:
-        assert self._clock is not None  # noqa: S101
+        assert self._clock is not None  # noqa: S101  (see `question`)
         encoded, past = transcript.encoded(), transcript.caching
         number = transcript.step - transcript.aside + 1
         known = past.ends[-1][0] if past.ends else 0

@@ -207,7 +207,7 @@ class DistributedQueue:
         await self._dispatch.forget([t.id for t in held if t.id not in unused])
 
     async def _give_back(self, claim: Claim) -> None:
-        with suppress(StoreError):
+        with suppress(StoreError):  # else it is rescued once this worker's lease is over
             await self._store.write(
                 lambda tx: verbs.give_back(tx, claim.subject, "drain", tx.now_us)
             )

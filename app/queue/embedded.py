@@ -176,7 +176,7 @@ class EmbeddedQueue:
         """Nothing is held beyond `stop`."""
 
     async def _give_back(self, claim: Claim) -> None:
-        with suppress(StoreError):
+        with suppress(StoreError):  # else it is rescued once this worker's lease is over
             await self._store.write(
                 lambda tx: verbs.give_back(tx, claim.subject, "drain", tx.now_us)
             )

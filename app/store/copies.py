@@ -180,7 +180,7 @@ def _belongs_like(part: Path, other: Path) -> None:
     was = other.stat()
     if other.is_file():
         part.chmod(stat.S_IMODE(was.st_mode))
-    with suppress(PermissionError):
+    with suppress(PermissionError):  # only root may give a file away
         os.chown(part, was.st_uid, was.st_gid)
 
 

@@ -199,7 +199,7 @@ class Writer:
             return
         link.forget()
         if not link.usable and link.connected:
-            with suppress(psycopg.Error):
+            with suppress(psycopg.Error):  # then it is not usable, and closed below
                 link.simple("ROLLBACK")
         if not link.usable:
             self.close()

@@ -187,7 +187,7 @@ class BatchKeeper:
             await self._tell_made(sealed.id)
         else:
             _log.error("batch_unwanted", extra={"batch_id": standing.id})
-            with suppress(ModelFailure):
+            with suppress(ModelFailure):  # the alarm above stands, cancelled or not
                 await self._batches.cancel(standing.id)
 
     async def _tell_made(self, batch_id: str) -> None:

@@ -66,7 +66,7 @@ class Heartbeat:
         self._beating.cancel()
         await asyncio.wait({self._beating})
         worker = self._lease.worker
-        with suppress(StoreError, TimeoutError):
+        with suppress(StoreError, TimeoutError):  # else the lease runs out by itself
             async with asyncio.timeout(_LEAVE_S):
                 await self._store.write(lambda tx: leases.leave(tx, worker))
 

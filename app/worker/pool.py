@@ -210,7 +210,7 @@ class WorkerPool:
         """
         self._check(claim)
         task_id, this = claim.subject.task_id, asyncio.current_task()
-        assert this is not None  # noqa: S101
+        assert this is not None  # noqa: S101  (a coroutine runs in a task)
         self._running[task_id] = this  # from here on a cancel can be answered
         try:
             if task_id in self._cancelled and await self._is_called_off(claim):

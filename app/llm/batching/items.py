@@ -168,7 +168,7 @@ def returned(tx: Tx, prices: PriceBook, name: str, result: bytes, batch_id: str)
 
 def confirm_given_up(tx: Tx, prices: PriceBook, item: Item) -> Confirmed | None:
     """What an item really cost whose task had ended without it."""
-    assert item.result is not None  # noqa: S101
+    assert item.result is not None  # noqa: S101  (see `given_up`)
     found = read_result(item.result, item.model)
     cost = cost_of(prices, found, item)
     remove(tx, item)

@@ -35,5 +35,5 @@ class Passage:
 
     def leave(self) -> Permit:
         """The call leaves: its end ends the permit."""
-        assert self._permit is not None  # noqa: S101
+        assert self._permit is not None  # noqa: S101  (who leaves has entered)
         return self._permit
