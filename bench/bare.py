@@ -9,21 +9,25 @@ ended: so many of them have failed.
 import asyncio
 import sys
 from collections.abc import Iterator
+from typing import cast
 
 import anthropic
 import uvloop
 from anthropic import AsyncAnthropic, DefaultAioHttpClient
+from anthropic.types import MessageParam, ToolParam, ToolResultBlockParam
 
 from app.tools.builtin.calculator import calculate, calculator_tool
 from app.tools.registry import ToolRegistry
 from bench.workload import MAX_TOKENS, MODEL, TEXT
 
-_TOOLS = list(ToolRegistry([calculator_tool()]).definitions(["calculator"]))
+_TOOLS = cast(
+    "list[ToolParam]", list(ToolRegistry([calculator_tool()]).definitions(["calculator"]))
+)
 
 
-async def run_task(client: AsyncAnthropic, tools: list[dict[str, object]]) -> str:
+async def run_task(client: AsyncAnthropic, tools: list[ToolParam]) -> str:
     """One task to its answer."""
-    messages: list[dict[str, object]] = [{"role": "user", "content": TEXT}]
+    messages: list[MessageParam] = [{"role": "user", "content": TEXT}]
     while True:
         response = await client.messages.create(
             model=MODEL,
@@ -34,11 +38,11 @@ async def run_task(client: AsyncAnthropic, tools: list[dict[str, object]]) -> st
         if response.stop_reason != "tool_use":
             return "".join(block.text for block in response.content if block.type == "text")
         messages.append({"role": "assistant", "content": response.content})
-        results = [
+        results: list[ToolResultBlockParam] = [
             {
                 "type": "tool_result",
                 "tool_use_id": block.id,
-                "content": calculate(block.input["expression"]),
+                "content": calculate(str(block.input["expression"])),
             }
             for block in response.content
             if block.type == "tool_use"

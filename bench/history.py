@@ -66,7 +66,7 @@ def _listing(query: str = "") -> Ask:
     return lambda _: get(f"/tasks?{query}")
 
 
-def _deep(query: str = "", session: bool = False) -> Ask:  # noqa: FBT001, FBT002
+def _deep(query: str = "", *, session: bool = False) -> Ask:
     """The page after a task in the middle of the past."""
 
     def ask(side: Side) -> bytes:
@@ -131,6 +131,7 @@ SLOW = (
 
 async def _compare(ask: Ask, empty: Side, full: Side, rounds: int) -> Compared:
     taken: dict[str, list[float]] = {empty.name: [], full.name: []}
+    before_s = list[float]()
     for number in range(_WARM_UP + rounds):
         if number == _WARM_UP:
             before_s = [_used_s(side) for side in (empty, full)]
@@ -165,9 +166,9 @@ async def _compare_verbs(empty: Side, full: Side, rounds: int) -> dict[str, Comp
         await store.close()
     found = {}
     for verb, by_side in taken.items():
-        wall_ms = [[wall for wall, _ in by_side[side.name]] for side in (empty, full)]
+        empty_ms, full_ms = ([wall for wall, _ in by_side[s.name]] for s in (empty, full))
         cpu_ms = [sum(cpu for _, cpu in by_side[side.name]) / rounds for side in (empty, full)]
-        found[f"store: {verb}"] = Compared(*wall_ms, *cpu_ms)
+        found[f"store: {verb}"] = Compared(empty_ms, full_ms, *cpu_ms)
     return found
 
 

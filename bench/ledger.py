@@ -24,8 +24,7 @@ from app.store.port import Operation, Tx
 from app.store.sqlite import SqliteStore
 from bench.noise import Spread
 from bench.process import child, line
-from bench.upstream import MODEL
-from bench.workload import CONCURRENCY
+from bench.workload import CONCURRENCY, MODEL
 
 _LIMIT_NANO = 1_000_000 * NANO_PER_USD
 _HELD_NANO, _COST_NANO = 1_100_000, 70_000

@@ -38,7 +38,7 @@ class Place(Protocol):
     """Where a store lies."""
 
     @property
-    def variables(self) -> dict[str, str]:
+    def variables(self) -> dict[str, Any]:
         """What its service must be told."""
         ...
 
@@ -66,7 +66,7 @@ class Embedded:
     home: Path
 
     @property
-    def variables(self) -> dict[str, str]:
+    def variables(self) -> dict[str, Any]:
         return {}
 
     def fill(self, past: list[Copy]) -> None:
@@ -97,7 +97,7 @@ class Shared:
     url: str
 
     @property
-    def variables(self) -> dict[str, str]:
+    def variables(self) -> dict[str, Any]:
         return {"BURSAR_DATABASE_URL": self.url}
 
     def fill(self, past: list[Copy]) -> None:
@@ -192,7 +192,7 @@ async def filled(name: str, home: Path, place: Place, url: str, count: int) -> S
     return Side(name, home, place, chosen)
 
 
-async def _patterns(url: str, home: Path, variables: dict[str, str]) -> list[str]:
+async def _patterns(url: str, home: Path, variables: dict[str, Any]) -> list[str]:
     """Let the service run the tasks that the past is copied from."""
     once: dict[str, Any] = {**json.loads(submission("w1")), "session_id": _PATTERN_SESSION}
     tools = {**once, "tools": ["calculator"]}

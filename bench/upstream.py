@@ -12,6 +12,7 @@ import asyncio
 import json
 import re
 import sys
+from collections.abc import Mapping, Sequence
 
 import uvloop
 
@@ -31,7 +32,9 @@ _ANSWER = (
 _THOUGHT = "I will compute the next part with the calculator."
 
 
-def _message(content: list[dict[str, object]], stop_reason: str, used: tuple[int, int]) -> bytes:
+def _message(
+    content: Sequence[Mapping[str, object]], stop_reason: str, used: tuple[int, int]
+) -> bytes:
     message = {
         "model": MODEL,
         "id": "msg_01BenchBenchBenchBenchBe",

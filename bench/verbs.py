@@ -24,8 +24,7 @@ from app.domain.task import Claim, Conclusion, Outcome
 from app.queue import verbs
 from app.store.port import Store, Tx
 from bench.sides import SERVER_OPTIONS, Embedded, Place, Shared
-from bench.upstream import MODEL
-from bench.workload import CONCURRENCY
+from bench.workload import CONCURRENCY, MODEL
 from tests.support.postgres import server
 from tests.support.seeding import accept, spec
 
