@@ -5,6 +5,7 @@ import calendar
 import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +167,8 @@ class LedgerMachine(RuleBasedStateMachine):
     ) -> Any:
         """Two keys, and sessions with a task each; in one there is a sub-task of a sub-task."""
         for owner in OWNERS:
-            key_id, _ = self.do(
-                lambda tx, o=owner: create_key(  # type: ignore[misc]
-                    tx, o, "", day_limit_nano=day, month_limit_nano=month
-                )
-            )
+            make = partial(create_key, day_limit_nano=day, month_limit_nano=month)
+            key_id, _ = self.do(partial(make, owner=owner, name=""))
             self.key_ids[owner] = key_id
             self.model.keys[key_id] = (day, month)
         self.change_service_limits(*service, percent=80)

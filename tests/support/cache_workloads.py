@@ -8,7 +8,7 @@ simulator caches by the documented rules and keeps its own bill; the ledger must
 
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from app.domain.task import Claim, Conclusion
 from app.llm.answers import parse_answer
 from app.llm.body import request_body
 from app.llm.caller import Caller, CallLimits
+from app.llm.pricing import PriceRow
 from app.llm.provider import ModelAnswer, ModelRequest
 from app.queue import verbs
 from app.simulator.core import Simulator
@@ -207,7 +208,6 @@ def _loop(
     tools = ToolRegistry([tool])
     upstream = _Upstream(simulator, clock)
     caller = Caller(store, upstream, prices(), Turns(), clock, CallLimits())
-    row: Callable[..., object] = lambda model: prices().row(model, FakeClock.today())  # noqa: E731
     loop = AgentLoop(
         store,
         caller,
@@ -215,9 +215,13 @@ def _loop(
         clock,
         tool_limits=ToolLimits(timeout_limit_s=limit_s),
         stream_above_tokens=8_192,
-        caching=Caching(row, clock) if caching else NO_CACHING,  # type: ignore[arg-type]
+        caching=Caching(_row, clock) if caching else NO_CACHING,
     )
     return loop, tools
+
+
+def _row(model: str) -> PriceRow:
+    return prices().row(model, FakeClock.today())
 
 
 def _claims(tx: Tx, workload: Workload) -> list[Claim]:

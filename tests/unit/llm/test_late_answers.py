@@ -11,10 +11,11 @@ from app.domain.errors import StaleLease
 from app.domain.task import LOCAL_OWNER, Claim
 from app.journal.journal import Recorded, read_all
 from app.llm.booking import book_unsent
+from app.llm.provider import ModelFailure
 from app.queue import leases, verbs
 from app.worker.recovery import rescue_all
 from tests.support.desk import Desk, call_of, open_desk
-from tests.support.provider import Hang, Line, answer, lost, status, text, usage
+from tests.support.provider import Hang, answer, lost, status, text, usage
 from tests.support.seeding import claim_now, claimed, drift, lines_of, row_of, scopes_of
 
 SAID = answer(text("late"), report=usage(1_000, 50))
@@ -128,14 +129,14 @@ async def test_an_answer_without_a_price_stays_presumed(tmp_path):
         assert (lines["confirmed_nano"], lines["presumed_nano"] > 0) == (0, True)
 
 
-async def failed_late(tmp_path: Any, failure: Line) -> dict[str, Any]:
+async def failed_late(tmp_path: Any, failure: ModelFailure) -> dict[str, Any]:
     """What a call costs whose failure comes after its line was presumed."""
     hang = Hang()
 
     async def fail(_request: Any) -> Any:
         hang.entered.set()
         await hang.released.wait()
-        raise failure  # type: ignore[misc]
+        raise failure
 
     async with open_desk(tmp_path, fail) as desk:
         claim = await claimed(desk.store)

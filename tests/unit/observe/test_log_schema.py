@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import logging
 import types
 import typing
 from pathlib import Path
@@ -178,8 +179,6 @@ def test_no_json() -> None:
 
 def test_the_checker_fails_the_test(log_lines: LineChecker) -> None:
     """A wrong line makes the block fail that watched it, whoever swallowed the error."""
-    import logging  # noqa: PLC0415
-
     with pytest.raises(AssertionError, match="1 log lines are not as published"), checked():
         logging.getLogger("app.worker.pool").info("a sentence instead of a name")
     assert len(log_lines.wrong) == 1

@@ -115,19 +115,18 @@ def _wired(path: Path, countdown: int, wire: Callable[[], None]) -> Wired:
 
 def _interruptions(path: Path, crashed: Path, *, raising: bool) -> Iterator[None]:
     """Migrate a copy of `path` into `crashed`, as far as one statement more each time; the last time to its end."""
-    countdown = 0
+    countdown, working = 0, crashed.with_name("working")
+
+    def die() -> None:
+        """What is on the disk at this instant is what a killed process leaves."""
+        shutil.copytree(working, crashed)
+        _fail()
+
     while True:
         shutil.rmtree(crashed, ignore_errors=True)
-        working = crashed.with_name("working")
         shutil.rmtree(working, ignore_errors=True)
         shutil.copytree(path.parent, crashed if raising else working)
         target = (crashed if raising else working) / DATABASE_NAME
-
-        def die() -> None:
-            """What is on the disk at this instant is what a killed process leaves."""
-            shutil.copytree(working, crashed)  # noqa: B023
-            _fail()
-
         with closing(_wired(target, countdown, _fail if raising else die)) as connection:
             try:
                 migrate(connection, target, 0)

@@ -9,7 +9,7 @@ from app.domain.errors import TaskFinished
 from app.domain.task import Outcome, Subject
 from app.journal.events import TaskRequeued
 from app.journal.journal import read_all
-from app.llm.provider import ModelAnswer, ModelRequest
+from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest
 from tests.support.clock import yielded
 from tests.support.provider import (
     answer,
@@ -59,7 +59,7 @@ class Moody:
             return answer(text("?"), no_usage=True)
         raise self._failure()
 
-    def _failure(self) -> Exception:
+    def _failure(self) -> ModelFailure:
         failure = self.random.choice(
             [
                 status(429, "rate_limit_error"),
@@ -173,7 +173,7 @@ async def test_the_mood_has_every_kind():
     for _ in range(300):
         try:
             said.append((await mood.say(ModelRequest("m", 100, []))).stop_reason)
-        except Exception as failure:  # noqa: BLE001
+        except ModelFailure as failure:
             said.append(str(failure))
     assert len(set(said)) >= 6
     assert calls(tool_use("a")).stop_reason in said

@@ -1,5 +1,7 @@
 """From a task to its complexity, and why."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,9 +17,9 @@ NEUTRAL = "lorem ipsum dolor sit amet " * 10
 """A text without a known word, neither short nor long."""
 
 
-def effects(text: str, **around: object) -> dict[str, float]:
+def effects(text: str, **around: Any) -> dict[str, float]:
     """The structure's evidence by name."""
-    return {s.name: s.effect for s in evidence(Asked(text, **around))}  # type: ignore[arg-type]
+    return {s.name: s.effect for s in evidence(Asked(text, **around))}
 
 
 @pytest.mark.parametrize(
