@@ -38,7 +38,7 @@ async def readyz(request: Request) -> Response:
     services = services_of(request)
     if services.stopping:
         return problem(503, "stopping", "The service is stopping.", "It takes no new work.")
-    if services.upstream_failed:
+    if services.upstream_failed():
         detail = (
             "The client for the models cannot be opened: see upstream_client_failed in the log."
         )

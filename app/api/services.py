@@ -85,10 +85,12 @@ class Services:
         """Tasks that can wait are sent at half price."""
         return isinstance(self.provider, SellsBatches)
 
-    @property
     def upstream_failed(self) -> bool:
-        """No call can be made: the client could not be opened, and the log says why."""
-        return isinstance(self.provider, WarmsUp) and self.provider.failed
+        """No call can be made: the client could not be opened, and the log says why. It is tried again, for who asks next."""
+        if not isinstance(self.provider, WarmsUp) or not self.provider.failed:
+            return False
+        self.provider.warm_up()
+        return True
 
 
 def services_of(request: Request) -> Services:

@@ -151,6 +151,10 @@ def open_line(
         transport=transport,
     )
     client = Client(http_client)
+    address = httpx2.URL(base_url)
+    if address.userinfo and isinstance(client.default_headers.get("Authorization"), str):
+        message = "a base URL with a login and an API key: a request can carry only one of them"
+        raise ValueError(message)
 
     send = _sender(http_client, base_url, client.default_headers, on_reply)
     request = _requester(http_client, base_url, client.default_headers)

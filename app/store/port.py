@@ -82,6 +82,13 @@ def place_for(op: Operation[Any], waiting: Sequence[tuple[Operation[Any], object
     return next(calm, len(waiting))
 
 
+def give_up(*waiting: Sequence[tuple[object, asyncio.Future[Any]]]) -> None:
+    """Tell those who wait for a write that nobody will ever answer."""
+    for batch in waiting:
+        for _, future in batch:
+            future.cancel()
+
+
 CommitListener = Callable[[list[Any]], None]
 """Gets the facts of one commit, in order, on the event loop's thread."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from app.domain.clock import Clock, DatabaseClock, SystemClock
 from app.domain.errors import StoreClosed, StoreError, StoreUnavailable
 from app.domain.ids import new_id
-from app.store.port import CommitListener, Operation, T, place_for
+from app.store.port import CommitListener, Operation, T, give_up, place_for
 from app.store.postgres_link import Door, Limits
 from app.store.postgres_reader import Readers
 from app.store.postgres_schema import prepare
@@ -107,7 +107,13 @@ class PostgresStore:
         loop = asyncio.get_running_loop()
         while self._pending or self._undecided is not None:
             if self._undecided is not None:
-                await self._decide(*self._undecided)
+                batch, undecided = self._undecided
+                try:
+                    await self._decide(batch, undecided)
+                except asyncio.CancelledError:  # the loop ends, and nobody else would answer them
+                    self._flusher = None
+                    give_up(batch, self._pending)
+                    raise
                 continue
             batch, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
             operations = [op for op, _ in batch]
@@ -115,6 +121,10 @@ class PostgresStore:
                 outcome = await loop.run_in_executor(self._writing, self._writer.commit, operations)
             except Undecided as undecided:
                 self._undecided = batch, undecided
+            except asyncio.CancelledError:  # likewise
+                self._flusher = None
+                give_up(batch, self._pending)
+                raise
             else:
                 self._answer(batch, outcome)
         self._flusher = None

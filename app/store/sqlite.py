@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from app.domain.clock import Clock
 from app.domain.errors import StoreClosed
-from app.store.port import CommitListener, Operation, T, place_for
+from app.store.port import CommitListener, Operation, T, give_up, place_for
 from app.store.sqlite_file import (
     BUSY_TIMEOUT_S,
     DATABASE_NAME,
@@ -52,6 +52,8 @@ class SqliteStore:
     Raises:
         StoreError: the folder is in use or unwritable, the file damaged or newer than this version.
     """
+
+    batch_limit = BATCH_LIMIT
 
     def __init__(self, folder: Path, clock: Clock, *, alone: bool = True) -> None:
         self._path = folder / DATABASE_NAME
@@ -135,9 +137,15 @@ class SqliteStore:
     async def _flush(self) -> None:
         loop = asyncio.get_running_loop()
         while self._pending:
-            batch, self._pending = self._pending[:BATCH_LIMIT], self._pending[BATCH_LIMIT:]
+            limit = self.batch_limit
+            batch, self._pending = self._pending[:limit], self._pending[limit:]
             operations = [op for op, _ in batch]
-            results, facts = await loop.run_in_executor(self._writer, self._commit, operations)
+            try:
+                results, facts = await loop.run_in_executor(self._writer, self._commit, operations)
+            except asyncio.CancelledError:  # the loop ends, and nobody else would answer them
+                self._flusher = None
+                give_up(batch, self._pending)
+                raise
             self._tell(facts)
             for (_, future), (value, error) in zip(batch, results, strict=True):
                 if future.done():  # its caller was cancelled meanwhile

@@ -308,7 +308,7 @@ class WorkerPool:
         self._histories[subject.task_id] = history
 
         def conclude(tx: Tx, conclusion: Conclusion) -> None:
-            verbs.finish(tx, subject, conclusion)
+            verbs.finish(tx, subject, as_asked(tx, subject, conclusion))
 
         return Job(claim, transcript, _payer(claim), conclude, deadline_s, history)
 

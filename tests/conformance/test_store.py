@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.clock import SystemClock
 from app.domain.errors import StoreUnavailable
 from app.store.persist import persist, shielded
 from app.store.port import ListenedStore, Operation, Tx, Urgent
@@ -388,6 +389,31 @@ async def test_cancelled_callers_corrupt_nothing(store):
     for number in range(40):
         assert await numbers(store, f"c{number}") in ([1], [])
     assert await store.write(lambda tx: append(tx, "after")) == 1
+
+
+async def test_a_write_ends_with_its_loop(store):
+    """At the loop's end everything is cancelled, the store's own work too: whoever sees a write to its end must not wait for ever."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(_tx: Tx) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    writes = [asyncio.ensure_future(shielded(store, op)) for op in (slow, open_account_a)]
+    writes.append(asyncio.ensure_future(persist(store, SystemClock(), open_account_a)))
+    await asyncio.to_thread(begun.wait, 10)
+    (flushing,) = (task for task in asyncio.all_tasks() if task.get_name() == "store-flush")
+    for task in (flushing, *writes):
+        task.cancel()
+    go_on.set()
+    async with asyncio.timeout(10):
+        ends = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+
+
+def open_account_a(tx: Tx) -> None:
+    """Make an account."""
+    open_account(tx, "a")
 
 
 async def test_shielded_write_ends_before_the_cancellation_goes_on(store):

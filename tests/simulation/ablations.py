@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from app.store.port import Operation, Params, Row, T, Tx
+from app.store.port import Operation, Params, Row, Store, T, Tx
 from app.store.queries import load_queries
 from app.store.sqlite_tx import load_statements, statement
 from tests.simulation.process import MakeStore
@@ -91,6 +91,8 @@ class _Split(SimulatedStore):
     def is_late(query: str) -> bool:
         """What the second transaction gets."""
         raise NotImplementedError
+
+    begin_write = Store.begin_write  # by way of `write`
 
     async def write(self, op: Operation[T]) -> T:
         if self.operation not in {None, op.__qualname__}:
@@ -250,6 +252,8 @@ class CheckApart(_Rewritten):
         super().__init__(*given)
         self._connection.execute("PRAGMA ignore_check_constraints=ON")
 
+    begin_write = Store.begin_write  # by way of `write`
+
     async def write(self, op: Operation[T]) -> T:
         if op.__qualname__ != _RESERVATION:
             return await super().write(op)
@@ -260,6 +264,8 @@ class CheckApart(_Rewritten):
 
 class SendFirst(SimulatedStore):
     """A call leaves before its reservation is durable."""
+
+    begin_write = Store.begin_write  # by way of `write`
 
     async def write(self, op: Operation[T]) -> T:
         if op.__qualname__ != _RESERVATION:
@@ -299,6 +305,8 @@ class _Void(_Through):
 
 class VoidLost(SimulatedStore):
     """After a crash the calls in flight count as never made."""
+
+    begin_write = Store.begin_write  # by way of `write`
 
     async def write(self, op: Operation[T]) -> T:
         if op.__qualname__ != _TAKE_OVER:

@@ -127,7 +127,9 @@ def _called_off(task_id: str, events: list[Row]) -> Iterator[str]:
             case "model_answered":
                 answered_us = event["at_us"]
             case "task_finished" if asked and event["data"]["outcome"] != "cancelled":
-                if event["at_us"] != answered_us:  # not the answer's own transaction
+                # An answer that was on its way may still be the result; it is written with the end.
+                result = event["data"]["outcome"] in {"answered", "budget_finalized"}
+                if not result or event["at_us"] != answered_us:
                     yield f"{task_id} was called off, and ended as {event['data']['outcome']}"
             case _ if asked and kind in _BEGINS:
                 yield f"{task_id} was called off before its {kind}"

@@ -1,5 +1,6 @@
 """The embedded store of a simulated process: the real one, whose every COMMIT is a place to die at."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, cast
 
 from app.domain.clock import Clock
 from app.domain.errors import StaleLease
-from app.store.port import Operation, Store, T, Tx
+from app.store.port import Operation, T, Tx
 from app.store.sqlite import SqliteStore
 from tests.simulation.loop import PROCESS
 from tests.simulation.now import Gone, Nature
@@ -117,12 +118,10 @@ class SimulatedStore(SqliteStore):
         self._connection = cast("sqlite3.Connection", watched)
         self._cursor = cast("sqlite3.Cursor", watched)
 
-    begin_write = Store.begin_write  # by way of `write`
-
-    async def write(self, op: Operation[T]) -> T:
+    def _enqueue(self, op: Operation[T]) -> asyncio.Future[T]:
         if self._nature.over:
             raise Gone
-        return await super().write(self._counted(op))
+        return super()._enqueue(self._counted(op))
 
     def _together(self, *given: Any) -> Any:
         """The database tells the others of a commit, whatever becomes of the process that made it."""

@@ -44,7 +44,7 @@ from app.llm.pricing import PriceBook
 from app.llm.provider import ModelAnswer, ModelFailure, ModelRequest, Provider
 from app.main import Service, running
 from app.opening import make_provider
-from app.store.port import Operation, Store, T, Tx
+from app.store.port import Operation, T, Tx
 from app.store.sqlite import SqliteStore
 from tests.support.process import NO_KEY
 
@@ -118,23 +118,21 @@ class _Watched:
 class CrashingStore(SqliteStore):
     """The embedded store, one operation a commit, with points around each."""
 
+    batch_limit = 1
+
     def __init__(self, folder: Path, clock: Clock, fuse: Fuse) -> None:
         super().__init__(folder, clock)
         self._watched = _Watched(self._connection, fuse)
         self._connection = cast("sqlite3.Connection", self._watched)
         self._cursor = cast("sqlite3.Cursor", self._watched)
-        self._turn = asyncio.Lock()
 
-    begin_write = Store.begin_write  # by way of `write`
-
-    async def write(self, op: Operation[T]) -> T:
+    def _enqueue(self, op: Operation[T]) -> asyncio.Future[T]:
         def noted(tx: Tx) -> T:
             value = op(tx)
             self._watched.noted = _names(op, tx)
             return value
 
-        async with self._turn:
-            return await super().write(noted)
+        return super()._enqueue(noted)
 
 
 def _names(op: Operation[Any], tx: Tx) -> list[str]:
