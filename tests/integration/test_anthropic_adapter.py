@@ -502,6 +502,20 @@ async def test_a_client_that_cannot_be_opened(
     await adapter.close()
 
 
+async def test_a_login_beside_a_key(wire: Wire) -> None:
+    """A request can carry only one of them: nothing is sent, and so nothing is booked."""
+    adapter = AnthropicProvider(KEY, wire.url.replace("//", "//user:word@"))
+    failure = await failure_of(adapter)
+    assert (failure.phase, failure.error_type) == (Phase.CONNECT, "client_failed")
+    assert "word" not in failure.message
+    await adapter.close()
+    wire.play(json_reply(MESSAGE))
+    alone = AnthropicProvider(None, wire.url.replace("//", "//user:word@"))
+    assert text_of(await alone.ask(question())) == "Hello"
+    await alone.close()
+    assert wire.connection_count == 1
+
+
 async def test_a_client_that_is_being_opened_is_closed(wire: Wire) -> None:
     """Whoever leaves at once leaves nothing open; whoever never asked has nothing to close."""
     adapter = AnthropicProvider(KEY, wire.url)

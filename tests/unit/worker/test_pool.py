@@ -162,6 +162,28 @@ async def test_cancel_in_the_middle_of_a_call(open_works):
         await no_money_is_held(works)
 
 
+@pytest.mark.parametrize(
+    ("reply", "outcome"),
+    [(answer(text("Hello.")), "answered"), (calls(tool_use("")), "cancelled")],
+)
+async def test_an_answer_that_meets_a_cancel_nobody_here_has_heard_of(open_works, reply, outcome):
+    """A result that was on its way is the task's; a failure is not: whoever asked was told that it would be cancelled."""
+    hang = Hang(reply)
+    async with open_works(hang) as works:
+        await works.accept()
+        await works.start()
+        await hang.entered.wait()
+        store = works.desk.store.inner
+        hears, store.listener = store.listener, lambda _facts: None
+        assert await works.cancel() is TaskStatus.CANCELLING
+        store.listener = hears
+        hang.release()
+        row = await works.ended()
+        assert row["outcome"] == outcome
+        assert row["spent_nano"] > 0
+        await no_money_is_held(works)
+
+
 async def test_cancel_while_a_tool_runs(open_works):
     """Between two calls: the tool is left, no further call is made."""
     async with open_works(calls(tool_use("c1", arguments={"x": 1}))) as works:
