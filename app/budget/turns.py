@@ -11,7 +11,7 @@ worker slot back costs it no turn.
 import asyncio
 from collections.abc import Callable, Iterable, KeysView
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 
 from app.budget.scopes import Scope
 
@@ -109,6 +109,13 @@ class Turns:
     def known(self) -> KeysView[str]:
         """The tasks that have asked for money here and have not ended, as far as was heard."""
         return self._number_of.keys()
+
+    def some_known(self, limit: int) -> set[str]:
+        """So many of them, in rotation: one that ended where nobody here heard of it comes up in time."""
+        some = list(islice(self._number_of, limit))
+        for task_id in some:
+            self._number_of[task_id] = self._number_of.pop(task_id)
+        return set(some)
 
     def standing(self) -> KeysView[str]:
         """Those of them that stand in a line."""

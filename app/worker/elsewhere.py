@@ -12,11 +12,15 @@ from app.store.port import Row, Tx
 LOOK_LIMIT = 500
 """So many of those whose calls wait here are looked for at once; the others, when their turns come."""
 
+REST_LIMIT = 50
+"""So many of the tasks are looked for that wait for nothing here."""
+
 
 def kept_for(turns: Turns, governor: Governor, wanted: Iterable[str] | None) -> set[str]:
     """The tasks, of these or of all, that stand in a line here."""
     if wanted is None:
-        return turns.standing() | set(islice(governor.kept(), LOOK_LIMIT))
+        waiting = turns.standing() | set(islice(governor.kept(), LOOK_LIMIT))
+        return waiting | turns.some_known(REST_LIMIT)
     known = turns.known()
     return {t for t in wanted if t in known or governor.run_of(t) is not None}
 

@@ -18,6 +18,7 @@ from app.llm.provider import ModelAnswer, ModelRequest
 from app.queue import verbs
 from app.queue.retrying import Changes, retry
 from app.store.port import Tx
+from app.worker.elsewhere import REST_LIMIT
 from tests.support.clock import StillClock, yielded
 from tests.support.desk import call_of
 from tests.support.provider import HAIKU, Hang, answer, calls, status, text, tool_use
@@ -48,6 +49,23 @@ async def test_a_task_that_ended_elsewhere_is_forgotten(open_works: Any, hint: H
         assert turns.ahead_of("next", (SCOPE,)) is None
         assert turns.is_called("next")
         assert "t" not in turns.known()
+
+
+async def test_a_task_that_ended_elsewhere_and_stands_nowhere_is_forgotten(open_works: Any) -> None:
+    """Its hint was lost, and nobody waits behind it: it is looked for among all others, some of them at a time."""
+    async with open_works() as works:
+        turns, ended = works.desk.turns, Conclusion(Outcome.CANCELLED)
+        for number in range(2 * REST_LIMIT):
+            turns.ahead_of(
+                f"gone-{number}", (SCOPE,)
+            )  # known here, of which there is no row any more
+        claim = await elsewhere(works, "t")
+        await works.desk.store.write(lambda tx: verbs.finish(tx, claim.subject, ended))
+        turns.ahead_of("t", (SCOPE,))
+        turns.ahead_of("next", (SCOPE,))
+        for _ in range(4):
+            await works.pool.hear(ANYTHING)
+        assert turns.known() == {"next"}
 
 
 @pytest.mark.parametrize("hint", [ANYTHING, Hint(frozenset({"t"}))])
