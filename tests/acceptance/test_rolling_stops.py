@@ -92,8 +92,8 @@ async def _stop_again_and_again(bursar: Service, clients: _Clients, stops: int) 
     return longest_s
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("stops", [2, pytest.param(100, marks=pytest.mark.long)])
+@pytest.mark.timeout(1_500)
+@pytest.mark.parametrize("stops", [2, pytest.param(200, marks=pytest.mark.long)])
 async def test_stopped_again_and_again(
     tmp_path: Path, upstream: httpx.AsyncClient, stops: int
 ) -> None:
