@@ -127,19 +127,22 @@ async def _kill_loop(
 
 
 def _takeovers_s(books: Books, deaths_us: dict[str, int]) -> list[float]:
-    """How long after its worker's death each orphan was back in the queue, sorted."""
+    """How long after its worker's death each orphan was claimed by another one, sorted."""
     found = []
     for events in books.events.values():
-        worker = ""
+        worker, died_us = "", math.inf
         for event in events:
             if event["type"] == "task_claimed":
                 worker = event["data"]["worker"]
+                if died_us < math.inf:
+                    found.append((event["at_us"] - died_us) / US_PER_S)
+                died_us = math.inf
             expired = (
                 event["type"] == "task_requeued" and event["data"]["reason"] == "lease_expired"
             )
             # A busy machine lets living ones miss heartbeats, too, the later victims among them.
             if expired and event["at_us"] >= deaths_us.get(worker, math.inf):
-                found.append((event["at_us"] - deaths_us[worker]) / US_PER_S)
+                died_us = deaths_us[worker]
     return sorted(found)
 
 

@@ -26,8 +26,10 @@ from app.llm.pricing import PriceBook
 from app.llm.provider import ModelAnswer, ModelRequest
 from app.llm.retry import RetryLimits
 from app.llm.retry_budget import RetryBudget, RetryTerms
+from app.queue import leases
 from app.store.port import Operation, Store, T, Tx
 from app.store.sqlite import SqliteStore
+from app.worker.recovery import rescue_all
 from tests.support.clock import START_US, FakeClock
 from tests.support.provider import Line, ScriptedProvider
 from tests.support.seeding import payer_of
@@ -55,9 +57,15 @@ class FlakyStore(Store):
         self.dies_after: int | None = None
         self.keeps_last = False
         self.died = asyncio.Event()
+        self.taken_before: str | None = None
+        """Everything is taken away from the worker just before it writes this, by the operation's name."""
 
     async def write(self, op: Operation[T]) -> T:
         await self._live_or_die(op)
+        if op.__qualname__.replace(".<locals>", "") == self.taken_before:
+            self.taken_before = None
+            await self.inner.write(lambda tx: leases.leave(tx, "w"))
+            await rescue_all(self.inner, "lease_expired", 5)
         if self.failures_left:
             self.failures_left -= 1
             self.failed += 1

@@ -11,6 +11,7 @@ from app.agent.replay import rebuild
 from app.agent.transcript import Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import session_scope, task_scope
+from app.domain.errors import StaleLease
 from app.domain.task import Alternative, Complexity, Routing, Signal
 from app.journal.call_events import AttemptStarted, ModelAnswered
 from app.journal.events import ModelRouted
@@ -105,6 +106,18 @@ async def test_a_failure_costs_the_task_nothing_but_time(open_studio):
         assert (told.by, told.reason.rpartition("; ")[2]) == ("fallback", "classifier: it failed")
         attempts = await studio.desk.events(claim, AttemptStarted)
         assert [(event.step, event.attempt) for event in attempts] == [(1, n) for n in (1, 2, 3, 4)]
+
+
+async def test_a_failure_that_a_run_hears_of_too_late(open_studio):
+    """Others have the task by now: what this one falls back to is not written, and nothing is asked."""
+    soon = status(529, "overloaded_error", retry_after_s=0.001)
+    async with open_studio(soon, soon, DONE, max_attempts=2) as studio:
+        claim = await studio.claim(**AUTO)
+        studio.desk.store.taken_before = "Classifier._fall_back.op"
+        with pytest.raises(StaleLease):
+            await studio.run(claim)
+        assert await studio.desk.events(claim, ModelRouted) == []
+        assert models(studio) == [HAIKU, HAIKU]
 
 
 async def test_the_budget_goes_first(open_studio):

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from app.agent.transcript import Transcript
+from app.domain.errors import StaleLease
 from app.domain.task import Outcome, Routing
 from app.journal.call_events import AttemptStarted
 from app.journal.events import ModelFellBack
@@ -154,6 +155,18 @@ async def test_no_router_no_score_and_nobody_is_told_of_twice(open_studio: Any) 
         told = await studio.desk.events(claim, ModelFellBack)
         assert [event.alternatives for event in told] == [(HAIKU, OPUS), (SONNET,)]
         assert [event.score for event in told] == [None, None]
+
+
+async def test_a_run_that_others_have_taken_over_falls_back_to_nothing(open_studio: Any) -> None:
+    """Its fallback is not written, and the next model is not asked."""
+    script = [overloaded(), overloaded(), DONE]
+    async with open_studio(*script, fallback_after_s=10.0, max_attempts=2) as studio:
+        claim = await studio.claim(fallback=CHAIN)
+        studio.desk.store.taken_before = "Fallback._goes_on.op"
+        with pytest.raises(StaleLease):
+            await studio.run(claim)
+        assert await studio.desk.events(claim, ModelFellBack) == []
+        assert models(studio) == [HAIKU, HAIKU]
 
 
 async def test_without_a_chain_the_task_fails(open_studio: Any) -> None:

@@ -20,6 +20,7 @@ from app.agent.spent import Cheaper, no_cheaper
 from app.agent.transcript import CLOSING, LEFT_OUT, Transcript
 from app.budget.accounts import set_limit
 from app.budget.scopes import task_scope
+from app.domain.errors import StaleLease
 from app.domain.task import LOCAL_OWNER, BudgetPolicy, Claim, Conclusion, Outcome
 from app.journal.call_events import AttemptStarted
 from app.journal.events import BudgetFinalizing, ModelDowngraded
@@ -111,6 +112,17 @@ class TestFinalize:
             assert (row["status"], row["outcome"]) == ("succeeded", "budget_finalized")
             assert (orjson.loads(row["result_json"]), row["result_partial"]) == ("so far", 1)
             assert row["spent_nano"] + row["reserved_nano"] <= budget
+
+    async def test_a_run_that_others_have_taken_over_closes_nothing(self, open_studio):
+        """Its closing turn is not told of, and not asked for."""
+        async with open_studio(at_bound(tool_use("a")), answer(text("so far"))) as studio:
+            claim = await studio.claim(on_budget=FINALIZE, text="Work. " * 100)
+            await tight(studio, claim, 700)
+            studio.desk.store.taken_before = "SpentBudget._write.op"
+            with pytest.raises(StaleLease):
+                await studio.run(claim)
+            assert await studio.desk.events(claim, BudgetFinalizing) == []
+            assert len(studio.desk.provider.asked) == 1
 
     @pytest.mark.parametrize(("size", "cut"), [(60_000, True), (100, False)])
     async def test_results_that_do_not_fit_are_left_out_and_the_journal_says_so(
