@@ -232,6 +232,7 @@ def _sum_up_sessions(database: Database, columns: list[str]) -> None:
                 for kind in ("confirmed", "estimated", "presumed")
             ),
             *(f"SUM({meter}_tokens)" for meter in METERS),
+            "SUM(cache_saved_nano)",
         )
     )
     database.execute(
