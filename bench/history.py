@@ -222,6 +222,9 @@ async def _measure(plan: argparse.Namespace, places: dict[str, Place], folder: P
         sys.stdout.write(f"{'':34}{'empty: ms':>9} {'p99':>9} {'CPU':>8}  ")
         sys.stdout.write(f"{'full: ms':>9} {'p99':>9} {'CPU':>8}    ratio  of CPU\n")
         async with empty.serving(url), full.serving(url):
+            for side in (empty, full):
+                assert side.service is not None  # noqa: S101  (see `serving`)
+                await side.service.settle()  # the SDK is loaded beside the first requests
             for name, ask in REQUESTS.items():
                 rounds = _FEW if name in SLOW else plan.rounds
                 async with empty.talking(), full.talking():
