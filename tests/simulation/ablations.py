@@ -357,11 +357,9 @@ ABLATIONS: dict[str, MakeStore] = {
 """Each safeguard, and the store without it."""
 
 
-def first_caught(
-    name: str, within: int = ABLATION_SEEDS, *, first: int = 0
-) -> tuple[int, str] | None:
+def first_caught(name: str, within: int = ABLATION_SEEDS) -> tuple[int, str] | None:
     """The first seed that notices that the safeguard is missing, and what it says; None when none does."""
-    for seed in range(first, first + within):
+    for seed in range(within):
         run = simulate(seed, ABLATIONS[name])
         if run.violations:
             return seed, run.violations[0]
