@@ -58,10 +58,14 @@ def fence(tx: Tx, subject: Subject, *, starting: bool = False) -> None:
         raise StaleLease(message)
 
 
+def holds(tx: Tx, subject: Subject) -> bool:
+    """Whether this run still holds its task."""
+    return tx.one("lease_holds", task_id=subject.task_id, run=subject.run) is not None
+
+
 def is_called_off(tx: Tx, subject: Subject) -> bool:
     """Whether this run holds its task still, and somebody asked to cancel it."""
-    holds = tx.one("lease_holds", task_id=subject.task_id, run=subject.run) is not None
-    return holds and not may_start(tx, subject)
+    return holds(tx, subject) and not may_start(tx, subject)
 
 
 def may_start(tx: Tx, subject: Subject) -> bool:

@@ -28,7 +28,7 @@ from app.journal.call_events import (
     RetryScheduled,
 )
 from app.journal.events import BudgetWarned
-from app.journal.journal import append, fence
+from app.journal.journal import append, fence, holds
 from app.llm.call import Move
 from app.llm.pricing import Cost
 from app.llm.provider import ModelAnswer, ModelFailure, Phase
@@ -43,7 +43,7 @@ _LATE_UNBILLED = "unbilled:failed-late"
 
 @record(frozen=True, slots=True)
 class Late:
-    """The answer of a run that had lost its task: it is not recorded, but what it cost is."""
+    """The end of a call whose run had lost its task: it is not recorded, but what it cost is."""
 
     stale: StaleLease
     confirmed: Confirmed | None
@@ -118,6 +118,8 @@ def book_unsent(tx: Tx, attempt: Attempt) -> None:
     """
     own = any(a == attempt for a in open_attempts(tx, attempt.subject))
     if own and release(tx, attempt.id) is not None:
+        if not holds(tx, attempt.subject):
+            return
         failure = ModelFailure("interrupted", "The call was never sent.", phase=Phase.CONNECT)
         append(tx, attempt.subject, _failed(attempt, failure, None, None, None, 0.0))
     else:
@@ -131,14 +133,14 @@ def book_failure(
     decision: Decision | None,
     duration_s: float,
     cost: Cost | None = None,
-) -> Confirmed | None:
-    """End the reservation of an attempt without an answer. Money is booked even by a stale run.
+) -> Late | None:
+    """End the reservation of an attempt without an answer. Money is booked even by a stale run, and nothing else.
 
     `decision` is None when the run was interrupted. `cost` bounds what a stream cost that broke off after
     it had reported its prompt; without one the whole reservation is presumed spent.
 
     Returns:
-        The line that was presumed meanwhile and is now known to have cost nothing; else None.
+        None when this run still holds the task.
     """
     if known_unbilled(failure):
         kind, settled = None, release(tx, attempt.id)
@@ -149,9 +151,14 @@ def book_failure(
         meters = meters_of(failure.usage_so_far)
         meters = replace(meters, cache_saved_nano=cost.cache_saved_nano)
         settled = settle(tx, attempt.id, kind, cost.nano, meters, cost.price_row)
-    if settled is None:  # somebody has booked it meanwhile: there is nothing to tell any more
-        if known_unbilled(failure):
-            return confirm(tx, attempt, 0, NO_METERS, _LATE_UNBILLED)
+    confirmed = None
+    if settled is None and known_unbilled(failure):  # others have presumed it meanwhile
+        confirmed = confirm(tx, attempt, 0, NO_METERS, _LATE_UNBILLED)
+    try:
+        fence(tx, attempt.subject)
+    except StaleLease as stale:
+        return Late(stale, confirmed)
+    if settled is None:  # there is nothing to tell any more
         return None
     append(tx, attempt.subject, _failed(attempt, failure, decision, settled, kind, duration_s))
     tell(tx, attempt, settled)

@@ -322,14 +322,16 @@ class Caller:
         if overcharged:  # it cannot have been so: stop
             decision = GiveUp(Outcome.UPSTREAM_FAILED)
         try:
-            confirmed = await persist(
+            late = await persist(
                 self._store,
                 self._clock,
                 lambda tx: book_failure(tx, held.attempt, failure, decision, duration_s, cost),
             )
         finally:
             self._turns.ended(held.scopes)
-        tell_late(held.attempt, confirmed)
+        if late is not None:
+            tell_late(held.attempt, late.confirmed)
+            raise late.stale
         if overcharged:
             raise CallFailed(Outcome.UPSTREAM_FAILED, OVERCHARGED)
         if isinstance(decision, GiveUp):
