@@ -1,17 +1,23 @@
 """What a run books that no longer holds its task: never another run's money, and nothing that is told already."""
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from app.budget.ledger import Attempt, Kind, reserve, settle
 from app.budget.scopes import task_scope
 from app.domain.task import Subject
 from app.journal.journal import read_all
-from app.llm.booking import book_failure, book_unsent
+from app.llm.booking import Late, book_failure, book_unsent
+from app.llm.pricing import Cost
 from app.llm.provider import ModelFailure, Phase
 from app.llm.retry import Again
+from app.queue import verbs
 from app.store.port import Tx
 from tests.support.desk import open_desk
-from tests.support.seeding import claimed, scopes_of
+from tests.support.provider import lost, status, unreachable
+from tests.support.seeding import claim_now, claimed, drift, lines_of, row_of, scopes_of
 
 
 def attempt_of(subject: Subject, run: int) -> Attempt:
@@ -73,3 +79,49 @@ async def test_a_failure_that_comes_after_its_line_is_booked_tells_nothing(tmp_p
             lambda tx: book_failure(tx, late, failure, Again(1.0, "timeout"), 0.1)
         )
         assert await read_all(desk.store, subject) == before
+
+
+BROKEN_OFF = Cost(40, "p")
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize(
+    ("failure", "cost", "spent"),
+    [
+        (lost(), None, 100),
+        (lost("stream_cut"), BROKEN_OFF, 40),
+        (status(400), None, 0),
+        (unreachable(), None, 0),
+        (None, None, 0),
+    ],
+)
+async def test_money_is_taken_from_a_run_that_has_no_say(
+    tmp_path: Any, failure: ModelFailure | None, cost: Cost | None, spent: int, *, goes_on: bool
+) -> None:
+    """Even if its reservation were open still: it is booked, and the task and its journal stay as the others have them."""
+    async with open_desk(tmp_path) as desk:
+        subject = (await claimed(desk.store)).subject
+        late = attempt_of(subject, subject.run)
+
+        def taken(tx: Tx) -> None:
+            assert reserve(tx, late, scopes_of(subject), 100) is None
+            assert verbs.give_back(tx, subject, "drain", tx.now_us)
+            if goes_on:
+                claim_now(tx, 1, "w2")
+
+        await desk.store.write(taken)
+        before = await read_all(desk.store, subject), (await row_of(desk.store))["status"]
+
+        def op(tx: Tx) -> Late | None:
+            if failure is not None:
+                return book_failure(tx, late, failure, Again(1.0, "x"), 0.1, cost)
+            book_unsent(tx, late)
+            return None
+
+        found = await desk.store.write(op)
+        assert isinstance(found, Late) == (failure is not None)
+        row = await row_of(desk.store)
+        assert (await read_all(desk.store, subject), row["status"]) == before
+        assert (row["reserved_nano"], row["spent_nano"]) == (0, spent)
+        assert (await lines_of(desk.store))["spent_nano"] == spent
+        assert await drift(desk.store) == []
