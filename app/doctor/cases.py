@@ -42,6 +42,8 @@ class Case:
     journal: Row | None
     open: Row | None
     now_us: int
+    claimed_by: str | None = None
+    """Whose claim of the present run the journal tells of, while a worker is at it."""
 
     @property
     def status(self) -> TaskStatus:
@@ -89,6 +91,20 @@ def _journal_steps(case: Case) -> str | None:
     answers = 0 if case.journal is None else case.journal["answer_count"]
     steps = case.row["step_count"]
     return None if answers == steps else f"counts {steps} steps, its journal {answers} answers"
+
+
+def _journal_runs(case: Case) -> str | None:
+    if case.journal is None:
+        return None
+    runs, known = case.row["run_count"], case.journal["last_run"]
+    return None if runs == known else f"counts {runs} runs, its journal {known}"
+
+
+def _lease_owner(case: Case) -> str | None:
+    owner = case.row["lease_owner"]
+    if case.claimed_by in (None, owner):
+        return None
+    return f"is held by the worker {owner}, and was claimed by {case.claimed_by}"
 
 
 def _account_missing(case: Case) -> str | None:
@@ -193,6 +209,8 @@ CHECKS: dict[str, Callable[[Case], str | None]] = {
     "journal-gap": _journal_gap,
     "journal-status": _journal_status,
     "journal-steps": _journal_steps,
+    "journal-runs": _journal_runs,
+    "lease-owner": _lease_owner,
     "account-missing": _account_missing,
     "session-missing": _session_missing,
     "parent-missing": _parent_missing,

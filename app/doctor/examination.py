@@ -1,11 +1,14 @@
 """Examine a store: the books held against themselves, and every task against its journal."""
 
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from app.budget.audit import Drift, audit
+from app.budget.audit import Audit, Drift, audit
 from app.doctor.findings import Finding, Findings
-from app.doctor.rounds import make_rounds
+from app.doctor.line import UNCLAIMED, look_at_line
+from app.doctor.rounds import Rounds, make_rounds
 from app.domain.errors import StoreUnavailable
 from app.domain.money import format_usd
 from app.domain.record import record
@@ -31,8 +34,15 @@ class Report:
         return not self.drifts and not self.findings.counts
 
 
-def examine(place: Path | str) -> Report:
+SECOND_LOOK_S = 20.0
+"""Longer than the service needs to find a task whose ticket is lost: see `app.queue.sweep`."""
+Wait = Callable[[float], object]
+
+
+def examine(place: Path | str, wait: Wait | None = None) -> Report:
     """Read the database at `place` (see `snapshot`), also while a service uses it; nothing is changed.
+
+    What may have been so for a moment only is looked at again after a `wait`.
 
     Raises:
         StoreError: there is none, it is damaged, it cannot be read, or an older version of the service wrote it.
@@ -40,27 +50,50 @@ def examine(place: Path | str) -> Report:
     if isinstance(place, Path):
         examine_file(place)
     with snapshot(place) as tx:
-        return examine_store(tx)
+        looked = _look(tx)
+    if not looked.passing:
+        return looked.report(())
+    (wait or threading.Event().wait)(SECOND_LOOK_S)
+    with snapshot(place) as tx:
+        still = {(finding.check, finding.about) for finding in look_at_line(tx)}
+    return looked.report(f for f in looked.passing if (f.check, f.about) in still)
 
 
 def examine_store(tx: Tx) -> Report:
-    """The same on one instant of any store."""
+    """One look, on one instant of any store."""
+    looked = _look(tx)
+    return looked.report(looked.passing)
+
+
+@record(frozen=True, slots=True)
+class _Look:
+    """What was seen at one instant. `passing`: what may be over a moment later."""
+
+    books: Audit
+    rounds: Rounds
+    passing: list[Finding]
+
+    def report(self, passing: Iterable[Finding]) -> Report:
+        """All of it, with those of the passing findings that stay."""
+        rounds, books = self.rounds, self.books
+        rounds.findings.add(passing)
+        drifts = tuple(_sentence(drift) for drift in books.drifts)
+        counts = books.account_count, books.line_count, rounds.tasks, rounds.events
+        return Report(*counts, drifts, rounds.findings)
+
+
+def _look(tx: Tx) -> _Look:
     version = tx.one("schema_version")
     if version is None or version["version"] != len(load_migrations()):
         message = (
             "The schema is not this version's: start the service first, it brings it up to date."
         )
         raise StoreUnavailable(message)
-    books = audit(tx)
-    rounds = make_rounds(tx)
-    return Report(
-        books.account_count,
-        books.line_count,
-        rounds.tasks,
-        rounds.events,
-        tuple(_sentence(drift) for drift in books.drifts),
-        rounds.findings,
-    )
+    books, passing = audit(tx), look_at_line(tx)
+    rounds = make_rounds(tx, stalled=any(finding.check == UNCLAIMED for finding in passing))
+    if not rounds.stalled:
+        passing = [finding for finding in passing if finding.check != UNCLAIMED]
+    return _Look(books, rounds, passing)
 
 
 def _sentence(drift: Drift) -> str:

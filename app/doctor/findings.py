@@ -20,14 +20,18 @@ ADVICE = {
     "answer-orphan": "Restore a backup if the task is wanted; the key is forgotten after its time.",
     "account-missing": "Restore a backup: nothing can be reserved for it.",
     "session-missing": "Restore a backup: nothing can be reserved for it.",
+    "journal-runs": "Report it: a run and its entry are written together.",
     "parent-missing": "Restore a backup, or cancel the sub-task.",
     "reservation-left": "Report it; the money counts as held until it is settled.",
     "reservation-stale": "Start (or restart) the service: it books the lost call and goes on.",
     "worker-missing": "Start (or restart) the service: it takes the task over.",
+    "worker-left": "Restart the service: it removes the row; look into its log for `reaping_failed`.",
+    "lease-owner": "Report it: the lease and its entry are written together.",
     "pause-without-account": "Cancel the task: nothing can resume it.",
     "pause-over": "Start (or restart) the service: it resumes the task within a second.",
     "queue-overdue": "Restart the service; if it stays, report it.",
     "queue-stuck": "Restart the service; if it stays, report it.",
+    "queue-unclaimed": "Look into the log for `disk_low`, `claims_postponed` or `dispatch_failed`; restart the service.",
     "pruned-alive": "Restore a backup; report it.",
     "erasure-incomplete": "Restore a backup and erase the task again.",
 }
@@ -40,6 +44,8 @@ class Finding:
 
     check: str
     sentence: str
+    about: str = ""
+    """Whose it is, where it may be over a moment later: see `app.doctor.line`."""
 
     @property
     def advice(self) -> str:

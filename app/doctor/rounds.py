@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import orjson
+
 from app.doctor.cases import Case, examine_case, gap_in
 from app.doctor.findings import Finding, Findings
+from app.doctor.line import STALL_US, look_at_workers
 from app.store.port import Row, Tx
 
 PAGE_LIMIT = 500
@@ -19,11 +22,13 @@ class Rounds:
     tasks: int = 0
     events: int = 0
     findings: Findings = field(default_factory=Findings)
+    stalled: bool = False
+    """No run has begun or ended for long, as far as was looked for."""
 
 
-def make_rounds(tx: Tx) -> Rounds:
-    """Look at every task and every journal of the store."""
-    rounds, after = Rounds(), ""
+def make_rounds(tx: Tx, *, stalled: bool = False) -> Rounds:
+    """Look at every task and every journal of the store; with `stalled`, see whether that is true."""
+    rounds, after = Rounds(stalled=stalled), ""
     while page := tx.all("checkup_tasks", after=after, limit=PAGE_LIMIT):
         rounds.tasks += len(page)
         upto = page[-1]["id"]
@@ -35,6 +40,7 @@ def make_rounds(tx: Tx) -> Rounds:
     for row in tx.all("checkup_answers", limit=PAGE_LIMIT):
         sentence = f"An idempotency key stands for the task {row['task_id']}, which does not exist."
         rounds.findings.add([Finding("answer-orphan", sentence)])
+    rounds.findings.add(look_at_workers(tx))
     return rounds
 
 
@@ -50,7 +56,9 @@ def _look(tx: Tx, rounds: Rounds, tasks: dict[str, Row], after: str, upto: str) 
             rounds.findings.add(_alone(tx, journal))
         else:
             looked_at.add(task["id"])
-            case = Case(task, journal, reservations.get(task["id"]), tx.now_us)
+            rounds.stalled = rounds.stalled and not _moved(tx, task, journal)
+            claimed_by = _claimed_by(tx, task)
+            case = Case(task, journal, reservations.get(task["id"]), tx.now_us, claimed_by)
             rounds.findings.add(examine_case(case))
     for task_id in tasks.keys() - looked_at:
         case = Case(tasks[task_id], None, reservations.get(task_id), tx.now_us)
@@ -64,6 +72,22 @@ def _journals(tx: Tx, after: str, upto: str) -> Iterator[Row]:
     while page := tx.all("checkup_journals", after=after, upto=upto, limit=PAGE_LIMIT):
         yield from page
         after = page[-1]["subject"]
+
+
+def _moved(tx: Tx, task: Row, journal: Row) -> bool:
+    """A run of it has begun or ended lately."""
+    since_us = tx.now_us - STALL_US
+    if not task["run_count"] or journal["last_at_us"] <= since_us:
+        return False
+    return tx.one("checkup_moves", subject=task["id"], since_us=since_us) is not None
+
+
+def _claimed_by(tx: Tx, task: Row) -> str | None:
+    """Who claimed what is being run, by its journal; None for everything else."""
+    if task["lease_owner"] is None:
+        return None
+    claim = tx.one("checkup_claim", subject=task["id"], run=task["run_count"])
+    return None if claim is None else str(orjson.loads(claim["data"]).get("worker"))
 
 
 def _alone(tx: Tx, journal: Row) -> Iterator[Finding]:

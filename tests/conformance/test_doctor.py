@@ -96,6 +96,9 @@ async def test_an_empty_store(store: ListenedStore) -> None:
     assert (report.tasks, report.events, report.sound) == (0, 0, True)
 
 
+LONG_AGO = "UPDATE events SET at_us = at_us - 400000000"
+READY = "UPDATE tasks SET available_at_us = 1 WHERE id = 'waiting'"
+ROOM = "UPDATE workers SET slots = 2, started_at_us = 1"
 DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
     ({"journal-missing"}, ("DELETE FROM events WHERE subject = 'waiting'",)),
     ({"journal-gap"}, ("DELETE FROM events WHERE subject = 'done' AND seq = 2",)),
@@ -111,6 +114,15 @@ DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
         ("UPDATE events SET subject = 'aaa' WHERE subject = 'waiting'",),
     ),
     ({"journal-orphan", "ledger-orphan"}, ("DELETE FROM tasks WHERE id = 'done'",)),
+    ({"journal-runs"}, ("UPDATE tasks SET run_count = 2 WHERE id = 'running'",)),
+    ({"journal-runs"}, ("UPDATE tasks SET run_count = 0 WHERE id = 'done'",)),
+    (
+        {"lease-owner"},
+        (
+            "UPDATE tasks SET lease_owner = 'v' WHERE id = 'running'",
+            "INSERT INTO workers VALUES ('v', 1, 1, 4000000000000000, 0)",
+        ),
+    ),
     ({"account-missing"}, ("DELETE FROM accounts WHERE id = 'waiting'",)),
     ({"session-missing"}, ("DELETE FROM sessions WHERE id = 's'",)),
     ({"session-missing"}, ("DELETE FROM accounts WHERE id = 'local/other'",)),
@@ -140,6 +152,14 @@ DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
             "UPDATE events SET at_us = 1 WHERE subject = 'running'",
         ),
     ),
+    (
+        {"worker-left"},
+        (
+            "UPDATE workers SET started_at_us = 1 WHERE id = 'w'",
+            "INSERT INTO workers VALUES ('v', 1, 1, 2, 0)",
+        ),
+    ),
+    ({"queue-unclaimed"}, (LONG_AGO, READY, ROOM)),
     (
         {"pause-without-account", "account-missing"},
         ("DELETE FROM accounts WHERE id = 'paused'",),
@@ -190,6 +210,40 @@ async def test_damage_is_found(
     assert not report.sound
     said = complaints(report)
     assert all(ADVICE[check] in " ".join(said) for check in expected)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        pytest.param((READY, ROOM), id="a run has begun a moment ago"),
+        pytest.param((LONG_AGO, READY, "UPDATE workers SET started_at_us = 1"), id="no slot"),
+        pytest.param((LONG_AGO, READY, "UPDATE workers SET slots = 2"), id="workers are new"),
+        pytest.param((LONG_AGO, ROOM), id="nothing is ready for long"),
+        pytest.param(
+            (
+                LONG_AGO,
+                "UPDATE tasks SET held_by = 'session', session_id = 's' WHERE id = 'waiting'",
+                READY,
+                ROOM,
+            ),
+            id="held back by a limit",
+        ),
+        pytest.param(
+            (
+                "UPDATE workers SET started_at_us = 1",
+                "INSERT INTO workers SELECT 'v', 1, 1, expires_at_us - 100000060000000, 0 FROM workers",
+            ),
+            id="a worker is dead for a minute",
+        ),
+    ],
+)
+async def test_what_is_no_damage(
+    filled: ListenedStore, spoil: Spoil, statements: tuple[str, ...]
+) -> None:
+    """A line that stands with reason, and what others are about to put right."""
+    for statement in statements:
+        spoil(statement)
+    assert _found(await filled.read(examine_store)) == set()
 
 
 def test_every_check_is_broken_once() -> None:

@@ -167,6 +167,8 @@ STORY = (
     changes("count_task", 0, owner="stranger", session_id="s"),
     finds("read_session", 1, {"task_count": 1}, owner="local", id="s"),
     task("t", 5),
+    finds("checkup_next_task", 1, {"id": "t", "available_at_us": 5}, before_us=5),
+    finds("checkup_next_task", 0, None, before_us=4),
     finds("read_task", 1, {"status": "queued", "limit_nano": 90}, owner="local", id="t"),
     finds("read_task", 0, None, owner="stranger", id="t"),
     page("list_tasks", 1),

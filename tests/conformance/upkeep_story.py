@@ -6,6 +6,13 @@ from tests.conformance.uses import Use, changes, finds
 PRUNED: dict[str, object] = {"owner": "local", "session_id": "s", "id": "t"}
 CANDIDATES: dict[str, object] = {"owner": "local", "after_us": -1, "after_id": "", "limit": 5}
 PAGE: dict[str, object] = {"after": "t", "upto": "t", "limit": 5}
+CLAIM: dict[str, object] = {
+    "type": "task_claimed",
+    "at_us": 9,
+    "run": 2,
+    "data": "[]",
+    "body": None,
+}
 UPKEEP_STORY: tuple[Use, ...] = (
     finds("count_tasks", 1, {"task_count": 1, "unfinished_count": 0}),
     finds("schema_version", 1, {"version": len(load_migrations())}),
@@ -14,7 +21,7 @@ UPKEEP_STORY: tuple[Use, ...] = (
     finds(
         "checkup_journals",
         1,
-        {"subject": "t", "event_count": 1, "body_count": 1, "turn": 0},
+        {"subject": "t", "event_count": 1, "body_count": 1, "turn": 0, "last_run": 0},
         **{**PAGE, "after": ""},
     ),
     finds("checkup_journals", 0, None, **PAGE),
@@ -41,4 +48,9 @@ UPKEEP_STORY: tuple[Use, ...] = (
     changes("prune_answers", 0, task_id="none"),
     finds("prune_task", 0, None, id="t", before_us=50),
     changes("prune_events", 0, subject="t", left=1),
+    finds("append_event", 1, {"seq": 1}, subject="claims", **CLAIM),
+    finds("checkup_claim", 1, {"data": "[]"}, subject="claims", run=2),
+    finds("checkup_claim", 0, None, subject="claims", run=1),
+    finds("checkup_moves", 1, {}, subject="claims", since_us=8),
+    finds("checkup_moves", 0, None, subject="claims", since_us=9),
 )

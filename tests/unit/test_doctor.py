@@ -9,12 +9,12 @@ import pytest
 
 from app.__main__ import main
 from app.budget.ledger import Attempt, Kind, reserve, settle
-from app.doctor.examination import examine
+from app.doctor.examination import SECOND_LOOK_S, examine
 from app.domain.clock import SystemClock
 from app.domain.errors import StoreCorrupt, StoreUnavailable
 from app.store.sqlite import SqliteStore
 from app.store.sqlite_file import DATABASE_NAME
-from tests.support.seeding import claimed, scopes_of
+from tests.support.seeding import accepted, claimed, scopes_of
 
 
 async def _books(folder: Path) -> None:
@@ -103,6 +103,25 @@ async def test_the_command(
     (finding,) = found["findings"]
     assert finding["sentence"] == "Task t (running) counts 3 steps, its journal 0 answers."
     assert err == f"bursar: {finding['sentence']} {finding['advice']}\n"
+
+
+async def test_a_line_that_stands_is_looked_at_twice(tmp_path: Path) -> None:
+    """What has moved by the second look was none; a store without such a finding is looked at once."""
+    await _books(tmp_path)
+    store = SqliteStore(tmp_path, SystemClock())
+    await accepted(store, "x")
+    await store.close()
+    waits: list[float] = []
+    assert examine(tmp_path, waits.append).sound
+    assert waits == []
+    with closing(sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None)) as connection:
+        connection.execute("UPDATE events SET at_us = at_us - 400000000")
+        connection.execute("UPDATE workers SET slots = 2, started_at_us = 1")
+        connection.execute("UPDATE tasks SET available_at_us = 1")
+        assert examine(tmp_path, waits.append).findings.counts == {"queue-unclaimed": 1}
+        assert waits == [SECOND_LOOK_S]
+        taken = "UPDATE tasks SET available_at_us = 1 << 60 WHERE id = 'x'"
+        assert examine(tmp_path, lambda _: connection.execute(taken)).sound
 
 
 async def test_a_schema_of_another_version(tmp_path: Path) -> None:

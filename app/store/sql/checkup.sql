@@ -28,7 +28,7 @@ WHERE t.id > :after ORDER BY t.id LIMIT :limit;
 -- name: checkup_journals
 -- Journals in sums. `turn` is the number of the last entry that moved the task, times 16, plus what it was.
 SELECT subject, COUNT(*) AS event_count, MIN(seq) AS first_seq, MAX(seq) AS last_seq, COUNT(body) AS body_count,
-    MAX(at_us) AS last_at_us,
+    MAX(at_us) AS last_at_us, MAX(run) AS last_run,
     SUM(CASE WHEN type = 'model_answered' THEN 1 ELSE 0 END) AS answer_count,
     SUM(CASE WHEN type = 'task_erased' THEN 1 ELSE 0 END) AS erased_count,
     MAX(CASE type WHEN 'task_accepted' THEN seq * 16 + 1 WHEN 'task_claimed' THEN seq * 16 + 2
@@ -63,3 +63,24 @@ ORDER BY task_id LIMIT :limit;
 -- Answers to an `Idempotency-Key` whose task does not exist.
 SELECT task_id FROM answers AS a WHERE NOT EXISTS (SELECT 1 FROM tasks AS t WHERE t.id = a.task_id)
 ORDER BY task_id LIMIT :limit;
+
+-- name: checkup_claim
+-- Who took the task for this run.
+SELECT data FROM events WHERE subject = :subject AND run = :run AND type = 'task_claimed' ORDER BY seq DESC LIMIT 1;
+
+-- name: checkup_next_task
+-- The first in line of those that could have been taken at `before_us`.
+SELECT id, available_at_us FROM tasks WHERE status = 'queued' AND held_by IS NULL AND available_at_us <= :before_us
+ORDER BY turn_called DESC, rank_us, id LIMIT 1;
+
+-- name: checkup_slots
+-- The slots of workers that live, and did at `before_us`, and how many of them are free.
+SELECT COUNT(*) AS worker_count, SUM(c.slots) AS slot_count,
+    SUM(CASE WHEN c.slots > c.running_count THEN c.slots - c.running_count ELSE 0 END) AS free_count
+FROM (SELECT slots, (SELECT COUNT(*) FROM tasks AS t WHERE t.lease_owner = workers.id) AS running_count FROM workers
+    WHERE expires_at_us > :now_us AND started_at_us <= :before_us AND slots > 0) AS c;
+
+-- name: checkup_moves
+-- Whether a run of the task has begun or ended since.
+SELECT 1 FROM events WHERE subject = :subject AND at_us > :since_us AND run > 0
+    AND type IN ('task_claimed', 'task_requeued', 'task_paused', 'task_finished') LIMIT 1;
