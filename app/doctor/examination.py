@@ -47,21 +47,22 @@ def examine(place: Path | str, wait: Wait | None = None) -> Report:
     Raises:
         StoreError: there is none, it is damaged, it cannot be read, or an older version of the service wrote it.
     """
+    shared = isinstance(place, str)
     if isinstance(place, Path):
         examine_file(place)
     with snapshot(place) as tx:
-        looked = _look(tx)
+        looked = _look(tx, shared=shared)
     if not looked.passing:
         return looked.report(())
     (wait or threading.Event().wait)(SECOND_LOOK_S)
     with snapshot(place) as tx:
-        still = {(finding.check, finding.about) for finding in look_at_line(tx)}
+        still = {(finding.check, finding.about) for finding in look_at_line(tx, shared=shared)}
     return looked.report(f for f in looked.passing if (f.check, f.about) in still)
 
 
 def examine_store(tx: Tx) -> Report:
-    """One look, on one instant of any store."""
-    looked = _look(tx)
+    """One look, on one instant of any store; not at the dispatcher's tickets."""
+    looked = _look(tx, shared=False)
     return looked.report(looked.passing)
 
 
@@ -82,14 +83,14 @@ class _Look:
         return Report(*counts, drifts, rounds.findings)
 
 
-def _look(tx: Tx) -> _Look:
+def _look(tx: Tx, *, shared: bool) -> _Look:
     version = tx.one("schema_version")
     if version is None or version["version"] != len(load_migrations()):
         message = (
             "The schema is not this version's: start the service first, it brings it up to date."
         )
         raise StoreUnavailable(message)
-    books, passing = audit(tx), look_at_line(tx)
+    books, passing = audit(tx), look_at_line(tx, shared=shared)
     rounds = make_rounds(tx, stalled=any(finding.check == UNCLAIMED for finding in passing))
     if not rounds.stalled:
         passing = [finding for finding in passing if finding.check != UNCLAIMED]

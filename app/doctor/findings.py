@@ -32,6 +32,11 @@ ADVICE = {
     "queue-overdue": "Restart the service; if it stays, report it.",
     "queue-stuck": "Restart the service; if it stays, report it.",
     "queue-unclaimed": "Look into the log for `disk_low`, `claims_postponed` or `dispatch_failed`; restart the service.",
+    "ticket-missing": "Restart the service: it hands tickets in; look into its log for `tickets_postponed` or `caretaker_failed`.",
+    "ticket-stuck": "Restart the service: it puts tickets back; look into its log for `tickets_postponed` or `caretaker_failed`.",
+    "ticket-stranded": "Delete its row of `dbos.workflow_status`: the service hands another in within half a minute.",
+    "ticket-left": "Restart the service: it deletes them; if they stay, delete them: nothing uses them.",
+    "tickets-unreadable": "Restart the service: it makes or migrates the dispatcher's tables; if it stays, report it.",
     "pruned-alive": "Restore a backup; report it.",
     "erasure-incomplete": "Restore a backup and erase the task again.",
 }

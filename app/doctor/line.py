@@ -7,6 +7,7 @@ has begun or ended for minutes, and when it is still so at the second look.
 from collections.abc import Iterator
 
 from app.doctor.findings import Finding
+from app.doctor.tickets import look_at_tickets
 from app.domain.clock import US_PER_S
 from app.store.port import Tx
 
@@ -17,9 +18,9 @@ ROW_KEPT_US = 2 * 3_600 * US_PER_S
 UNCLAIMED = "queue-unclaimed"
 
 
-def look_at_line(tx: Tx) -> list[Finding]:
-    """What is wrong with the line at this instant, if it is not over a moment later."""
-    return list(_unclaimed(tx))
+def look_at_line(tx: Tx, *, shared: bool) -> list[Finding]:
+    """What is wrong with the line at this instant, if it is not over a moment later. `shared`: tickets, too."""
+    return [*_unclaimed(tx), *(look_at_tickets(tx) if shared else ())]
 
 
 def _unclaimed(tx: Tx) -> Iterator[Finding]:

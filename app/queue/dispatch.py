@@ -1,4 +1,5 @@
-"""DBOS as our dispatcher: tickets go in, and arrive at a worker that has room. The only module that knows it.
+"""DBOS as our dispatcher: tickets go in, and arrive at a worker that has room. The only module that knows it,
+but for what `doctor` reads of its table (`app/store/sql_postgres`).
 
 A ticket is a DBOS workflow of one task's next run. It carries no state: the task's row says what may run,
 and a ticket that finds nothing to claim ends without effect. So a ticket that is lost, doubled, late or
@@ -23,7 +24,7 @@ from app.domain.record import record
 from app.store.port import T
 
 QUEUE = "bursar"
-_WORKFLOW = "run"
+WORKFLOW = "run"
 VERSION = "1"
 """Constant: under another version DBOS would strand what is under way. What a ticket means may never change."""
 POLL_S = 0.1
@@ -31,7 +32,8 @@ EXECUTOR_THREADS = 32
 _LEAVE_S = 5.0
 """How long a worker of DBOS may take to end: it may be waiting for the database."""
 POOL_SIZE = 6
-WAITING = ("ENQUEUED", "DELAYED")
+ENQUEUED = "ENQUEUED"
+WAITING = (ENQUEUED, "DELAYED")
 HELD = "PENDING"
 ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 FIRST = 1
@@ -190,7 +192,7 @@ class Dispatch:
     async def _list(self, **wanted: Any) -> list[Standing]:
         found = await self._in_thread(
             lambda: self._open_client.list_workflows(
-                **wanted, name=_WORKFLOW, load_input=False, load_output=False
+                **wanted, name=WORKFLOW, load_input=False, load_output=False
             )
         )
         return [Standing(f.workflow_id, f.status, (f.dequeued_at or 0) * 1_000) for f in found]
@@ -219,7 +221,7 @@ class Dispatch:
         _quieten()
         self._dbos = DBOS(config=self._config())
 
-        @DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)
+        @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
         async def run(task_id: str, run: int) -> None:
             """One run of a task: DBOS counts it as one of its slots until it is over."""
             arriving = asyncio.run_coroutine_threadsafe(_awaited(arrival, task_id, run), loop)
@@ -248,7 +250,7 @@ class Dispatch:
         with self._engine.begin() as connection:
             for ticket in tickets:
                 options = EnqueueOptions(
-                    workflow_name=_WORKFLOW,
+                    workflow_name=WORKFLOW,
                     queue_name=QUEUE,
                     workflow_id=ticket.id,
                     app_version=VERSION,

@@ -14,6 +14,8 @@ from app.store.postgres_tx import PostgresTx, load_statements
 from app.store.postgres_words import Statement
 
 _LONG_MS = 3_600_000
+_ONLY_HERE = "sql_postgres"
+"""The folder of what is read from outside the service, and from PostgreSQL only."""
 _BEGIN = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {NOW_US}"
 
 
@@ -30,7 +32,7 @@ def snapshot_at(url: str) -> Iterator[Tx]:
             link.simple(f"SET statement_timeout = {_LONG_MS}")  # it may have to look at everything
             link.patience_ms = _LONG_MS
             now_us = int(link.simple(_BEGIN).get_value(0, 0) or 0)
-            yield PostgresTx(link, load_statements(), now_us)
+            yield PostgresTx(link, {**load_statements(), **load_statements(_ONLY_HERE)}, now_us)
         except psycopg.Error as error:
             raise store_error(error, link.place) from error
 

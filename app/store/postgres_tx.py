@@ -12,9 +12,9 @@ from app.store.queries import load_queries
 
 
 @cache
-def load_statements() -> Mapping[str, Statement]:
+def load_statements(folder: str = "sql") -> Mapping[str, Statement]:
     """Every named query in PostgreSQL's words."""
-    return {name: statement(name, text) for name, text in load_queries().items()}
+    return {name: statement(name, text) for name, text in load_queries(folder).items()}
 
 
 class PostgresTx:

@@ -1,4 +1,4 @@
-"""Named SQL: every statement of the service, by name, from the files in `sql/`."""
+"""Named SQL: every statement of the service, by name, from the files in `sql/`, in words that every database takes."""
 
 import re
 from functools import cache
@@ -11,10 +11,10 @@ _HEADER = re.compile(r"^-- name: ([a-z_]+)$", re.MULTILINE)
 
 
 @cache
-def load_queries() -> dict[str, str]:
+def load_queries(folder: str = "sql") -> dict[str, str]:
     """Name → statement. A name stands once; parameters are written `:like_this`."""
     queries: dict[str, str] = {}
-    for file in sorted(files("app.store").joinpath("sql").iterdir(), key=lambda f: f.name):
+    for file in sorted(files("app.store").joinpath(folder).iterdir(), key=lambda f: f.name):
         parts = _HEADER.split(file.read_text(encoding="utf-8"))
         for name, text in zip(parts[1::2], parts[2::2], strict=True):
             if name in queries:
