@@ -301,6 +301,7 @@ STORY = (
     finds("lease_may_start", 1, {}, task_id="t", run=2),
     changes("pause_task", 0, **{**PAUSE, "run": 1}),
     changes("pause_task", 1, **PAUSE),
+    changes("record_step", 0, id="t", run=2, step=9),
     finds("paused_tasks", 1, {"id": "t"}),
     finds("resumable_tasks", 0, None, now_us=60, limit=9),
     changes("set_limit", 1, **TASK, limit_nano=95, warn_at_nano=70),
