@@ -39,11 +39,12 @@ def _validator(name: str | None) -> Draft202012Validator:
 
 
 @cache
-def _kind_of(event: str, *, has_logger: bool) -> str | None:
+def _kind_of(event: str, logger: str | None) -> str | None:
     """The one variant that a line of this name can be; None: let the whole schema decide."""
-    if has_logger:
-        return None
-    return event if event in variants("event") else None
+    if logger is None:
+        return event if event in variants("event") else None
+    is_own = logger == "app" or logger.startswith("app.")
+    return event if is_own and event in variants("own_line") else None
 
 
 def mistakes(line: str) -> list[str]:
@@ -57,7 +58,7 @@ def mistakes(line: str) -> list[str]:
     if not isinstance(found, dict):
         return ["not an object"]
     # Every variant of the schema demands its own name: trying that one alone gives the same verdict, sooner.
-    name = _kind_of(str(found.get("event")), has_logger="logger" in found)
+    name = _kind_of(str(found.get("event")), str(found["logger"]) if "logger" in found else None)
     return [
         f"{'.'.join(map(str, error.absolute_path))}: {error.message[:300]}"
         for error in _validator(name).iter_errors(found)
