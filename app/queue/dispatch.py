@@ -13,11 +13,13 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, DBOSPortableJSONSerializer, EnqueueOptions
+from dbos import error as dbos_errors
 
 from app.domain.errors import StoreUnavailable
 from app.domain.record import record
@@ -155,11 +157,12 @@ class Dispatch:
         return await self._list(status=[HELD], limit=limit, offset=offset, **whose)
 
     async def put_back(self, ids: Sequence[str]) -> None:
-        """Let tickets that somebody took, or nobody will, arrive again. Not into DBOS's own uncapped queue."""
+        """Let tickets that somebody took, or nobody will, arrive again. Not into DBOS's own uncapped queue.
+
+        Those that somebody else has forgotten meanwhile keep no other one back.
+        """
         if ids:
-            await self._in_thread(
-                lambda: self._open_client.resume_workflows(list(ids), queue_name=QUEUE)
-            )
+            await self._in_thread(lambda: self._put_back(list(ids)))
 
     async def cancel(self, ids: Sequence[str]) -> None:
         """Void these tickets."""
@@ -259,6 +262,14 @@ class Dispatch:
                 self._open_client.enqueue_in_transaction(
                     connection, options, ticket.task_id, ticket.run
                 )
+
+    def _put_back(self, ids: list[str]) -> None:
+        try:
+            self._open_client.resume_workflows(ids, queue_name=QUEUE)
+        except dbos_errors.DBOSNonExistentWorkflowError:
+            for one in ids:
+                with suppress(dbos_errors.DBOSNonExistentWorkflowError):
+                    self._open_client.resume_workflows([one], queue_name=QUEUE)
 
     def _close(self) -> None:
         if self._client is not None:

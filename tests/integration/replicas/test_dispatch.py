@@ -8,12 +8,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from dbos import DBOSPortableJSONSerializer
 
 from app.domain.clock import SystemClock
 from app.queue.dispatch import (
     EXECUTOR_THREADS,
     FIRST,
     HELD,
+    POLL_S,
     QUEUE,
     VERSION,
     Dispatch,
@@ -127,15 +129,41 @@ async def test_no_more_arrive_than_there_are_slots(make_dispatch):
 
 async def test_what_dbos_keeps_is_json_under_one_version_and_one_name(make_dispatch, replica_url):
     """Other code of another day must be able to read it, and to run it: no pickle, no version of the code's hash."""
-    dispatch = await make_dispatch()
+    desk, dispatch = Desk(), await make_dispatch("me")
     await dispatch.hand_in([Ticket("a", 3)])
+    await dispatch.listen(desk.arrival)
+
+    async def over() -> bool:
+        return await _status(dispatch, "a/3") == "SUCCESS"
+
+    await _until(over)
     ((inputs,),) = _rows(replica_url, "SELECT inputs FROM dbos.workflow_input")
     assert json.loads(inputs)["positionalArgs"] == ["a", 3]
-    ((version, queue),) = _rows(
-        replica_url, "SELECT application_version, queue_name FROM dbos.workflow_status"
+    ((output,),) = _rows(replica_url, "SELECT output FROM dbos.workflow_output")
+    assert json.loads(output) is None
+    ((version, queue, executor, priority, serializer),) = _rows(
+        replica_url,
+        "SELECT application_version, queue_name, executor_id, priority, serialization"
+        " FROM dbos.workflow_status",
     )
-    assert (version, queue) == (VERSION, QUEUE)
+    assert (version, queue, executor, priority) == (VERSION, QUEUE, "me", FIRST)
+    assert serializer == DBOSPortableJSONSerializer().name()
     assert VERSION == "1", "another version would strand every ticket under way"
+    assert FIRST > 0, "0 is unset, and goes before everything"
+    assert _rows(replica_url, "SELECT 1 FROM dbos.operation_outputs") == [], "no step is DBOS's"
+
+
+async def test_the_queue_is_registered_with_our_numbers(make_dispatch, replica_url):
+    """DBOS polls ten times a second, and keeps to the slots of one process; there is no cap over all of them."""
+    await make_dispatch(slots=3)
+    found = _rows(
+        replica_url,
+        "SELECT name, polling_interval_sec, worker_concurrency, concurrency, rate_limit_max"
+        " FROM dbos.queues",
+    )
+    assert found == [(QUEUE, POLL_S, 3, None, None)]
+    assert POLL_S == 0.1, "a task waits that long for its start"
+    assert EXECUTOR_THREADS <= 32
 
 
 async def test_a_process_that_starts_leaves_the_tickets_of_others_alone(make_dispatch):
@@ -179,6 +207,19 @@ async def test_the_tickets_of_a_dead_executor_can_be_put_back(make_dispatch, rep
         return await _status(alive, "a") == "SUCCESS"
 
     await _until(over)
+
+
+async def test_a_ticket_that_is_gone_keeps_no_other_back(make_dispatch):
+    """Somebody else forgot it meanwhile: those that are there arrive again, and nobody hears of an error."""
+    desk, dead = Desk(hold=True), await make_dispatch("dead")
+    await dead.hand_in([Ticket("a", 0), Ticket("b", 0)])
+    await dead.listen(desk.arrival)
+    await desk.has(2)
+    await dead.deafen()
+    client = await make_dispatch("api", slots=0)
+    await client.forget(["a"])
+    await client.put_back(["a", "b"])
+    assert await _status(client, "b") == "ENQUEUED"
 
 
 async def test_cancelling_a_ticket_interrupts_nothing(make_dispatch):
