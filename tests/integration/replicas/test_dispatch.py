@@ -148,6 +148,7 @@ async def test_what_dbos_keeps_is_json_under_one_version_and_one_name(make_dispa
     )
     assert (version, queue, executor, priority) == (VERSION, QUEUE, "me", FIRST)
     assert serializer == DBOSPortableJSONSerializer().name()
+    assert dispatch._dbos._serializer.name() == serializer, "it may write nothing else, either"
     assert VERSION == "1", "another version would strand every ticket under way"
     assert FIRST > 0, "0 is unset, and goes before everything"
     assert _rows(replica_url, "SELECT 1 FROM dbos.operation_outputs") == [], "no step is DBOS's"
@@ -163,7 +164,6 @@ async def test_the_queue_is_registered_with_our_numbers(make_dispatch, replica_u
     )
     assert found == [(QUEUE, POLL_S, 3, None, None)]
     assert POLL_S == 0.1, "a task waits that long for its start"
-    assert EXECUTOR_THREADS <= 32
 
 
 async def test_a_process_that_starts_leaves_the_tickets_of_others_alone(make_dispatch):
@@ -272,3 +272,4 @@ async def test_threads_are_bounded(make_dispatch):
     await desk.has(200)
     desk.let_go.set()
     assert threading.active_count() <= before + EXECUTOR_THREADS + 12
+    assert dispatch._dbos._executor._max_workers == EXECUTOR_THREADS <= 32
