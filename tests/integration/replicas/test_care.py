@@ -1,8 +1,9 @@
 """What falls between the task table and the dispatcher: tickets that are lost, stuck, spent or left over."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from app.domain.task import Claim, Conclusion, Outcome
 from app.journal.feed import Feed
 from app.queue import leases, verbs
 from app.queue.caps import NO_CAPS
-from app.queue.dispatch import HELD, Dispatch, Ticket
+from app.queue.dispatch import HELD, QUEUE, Dispatch, Standing, Ticket
 from app.queue.distributed import Bounds, DistributedQueue
 from app.queue.sweep import Sweep
 from app.store.port import Operation, Store, T
@@ -39,10 +40,31 @@ class Office:
         """One that remembers nothing."""
         return Sweep(self.store, self.dispatch, NO_CAPS)
 
+    def queue(self, executor: str) -> DistributedQueue:
+        """The queue of a process that takes tasks."""
+        queue = DistributedQueue(
+            self.store,
+            _CLOCK,
+            Dispatch(self.url, executor=executor, slots=4),
+            Bounds(99, 99),
+            Lease("w"),
+        )
+        self.store.listener = Feed(queue.on_event).publish
+        return queue
+
+    async def stands(self, ticket: str, status: str) -> bool:
+        """Whether the ticket stands there."""
+        return await self.status(ticket) == status
+
     async def status(self, ticket: str) -> str | None:
         """Where the ticket stands."""
         standing = (await self.dispatch.standing([ticket])).get(ticket)
         return standing.status if standing else None
+
+    def look(self, statement: str) -> list[tuple[Any, ...]]:
+        """What the database says, read past everybody."""
+        with psycopg.connect(self.url) as connection:
+            return connection.execute(statement.encode()).fetchall()
 
     def ago(self, column: str, ticket: str, seconds: int) -> None:
         """Pretend that it happened so long ago."""
@@ -136,6 +158,68 @@ async def test_no_ticket_of_a_dead_executor_stays_pending(office):
     assert await office.status("a") is None
 
 
+class Neighbour(Dispatch):
+    """Another process's dispatcher. It puts back only once it is let."""
+
+    def __init__(self, url: str, name: str, seen: asyncio.Barrier) -> None:
+        super().__init__(url, executor=name, slots=0)
+        self._seen = seen
+        self.may_put_back = asyncio.Event()
+        self.stuck: list[str] = []
+
+    async def standing(self, ids: Sequence[str]) -> dict[str, Standing]:
+        """All of them have looked before one acts."""
+        found = await super().standing(ids)
+        await self._seen.wait()
+        return found
+
+    async def put_back(self, ids: Sequence[str]) -> None:
+        self.stuck += ids
+        await self.may_put_back.wait()
+        await super().put_back(ids)
+
+
+async def test_two_sweeps_that_see_the_same_stuck_ticket_run_its_task_once(office):
+    """The second one puts it back while the task runs already: it arrives once more, and finds nothing to claim.
+
+    Putting it back sets DBOS's count of attempts to 0: runs, and runs that crashed, are counted in the task's row.
+    """
+    await accepted(office.store, "a")
+    await office.held_by_a_dead_executor(Ticket("a", 0))
+    office.ago("started_at_epoch_ms", "a", 16)
+    seen = asyncio.Barrier(2)
+    first, second = (Neighbour(office.url, name, seen) for name in ("first", "second"))
+    await asyncio.gather(first.open(), second.open())
+    sweeps = [
+        asyncio.create_task(Sweep(office.store, dispatch, NO_CAPS).once(_FAR_S))
+        for dispatch in (first, second)
+    ]
+    first.may_put_back.set()
+    await sweeps[0]
+    queue = office.queue("alive")
+    await queue.start()
+    async with asyncio.timeout(60):
+        claim = await queue.next()
+        assert claim is not None
+        second.may_put_back.set()
+        await sweeps[1]
+        assert first.stuck == second.stuck == ["a"]
+        again = asyncio.create_task(queue.next())
+        await _until(lambda: office.stands("a", "SUCCESS"))
+        assert not again.done()
+        assert office.look("SELECT DISTINCT queue_name FROM dbos.workflow_status") == [(QUEUE,)]
+    row = await row_of(office.store, "a")
+    assert (row["status"], row["run_count"]) == ("running", 1)
+    await office.store.write(lambda tx: leases.leave(tx, "w"))
+    assert await rescue_all(office.store, "lease_expired", 5) == 1
+    queue.ended(claim)
+    await queue.stop()
+    assert await again is None
+    await asyncio.gather(queue.close(), first.close(), second.close())
+    runs = "SELECT run_count, crash_count FROM tasks"
+    assert office.look(runs) == [(1, 1)], "we count runs and crashes; DBOS begins anew"
+
+
 async def test_what_has_ended_is_forgotten_in_batches(office):
     """However many there are, and no younger one."""
     ids = [f"t{number}" for number in range(600)]
@@ -151,21 +235,11 @@ async def test_what_has_ended_is_forgotten_in_batches(office):
 
 async def test_stopping_hands_over_what_arrived_and_was_not_claimed(office):
     """All slots are busy: the next ticket waits here. It goes to another process, at once."""
-    queue = DistributedQueue(
-        office.store,
-        _CLOCK,
-        Dispatch(office.url, executor="first", slots=4),
-        Bounds(99, 99),
-        Lease("w"),
-    )
-    office.store.listener = Feed(queue.on_event).publish
+    queue = office.queue("first")
     await queue.start()
     await accepted(office.store, "a")
 
-    async def arrived() -> bool:
-        return bool(await office.status("a") == HELD)
-
-    await _until(arrived)  # nobody asks for a claim: no slot is free
+    await _until(lambda: office.stands("a", HELD))  # nobody asks for a claim: no slot is free
     await queue.stop()
     await queue.close()
     assert (await row_of(office.store, "a"))["status"] == "queued"
@@ -174,14 +248,7 @@ async def test_stopping_hands_over_what_arrived_and_was_not_claimed(office):
 
 async def test_a_run_that_goes_on_after_the_stop_gets_its_next_ticket_handed_in(office):
     """The queue stops first, the runs end later: what they give back is in the queue when all is closed."""
-    queue = DistributedQueue(
-        office.store,
-        _CLOCK,
-        Dispatch(office.url, executor="first", slots=4),
-        Bounds(99, 99),
-        Lease("w"),
-    )
-    office.store.listener = Feed(queue.on_event).publish
+    queue = office.queue("first")
     await queue.start()
     await accepted(office.store, "a")
     await accepted(office.store, "b")
