@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.budget.audit import Audit, Drift, audit
+from app.budget.broken import Broken
 from app.doctor.findings import Finding, Findings
 from app.doctor.line import UNCLAIMED, look_at_line
 from app.doctor.rounds import Rounds, make_rounds
@@ -77,6 +78,7 @@ class _Look:
     def report(self, passing: Iterable[Finding]) -> Report:
         """All of it, with those of the passing findings that stay."""
         rounds, books = self.rounds, self.books
+        rounds.findings.add(_broken(amount) for amount in books.broken)
         rounds.findings.add(passing)
         drifts = tuple(_sentence(drift) for drift in books.drifts)
         counts = books.account_count, books.line_count, rounds.tasks, rounds.events
@@ -103,6 +105,11 @@ def _sentence(drift: Drift) -> str:
         return f"{where} {drift.balance}, its lines sum up to {drift.summed}"
     balance, summed = format_usd(drift.balance), format_usd(drift.summed)
     return f"{where} {balance} USD, its lines sum up to {summed} USD"
+
+
+def _broken(amount: Broken) -> Finding:
+    what = f"{amount.column} is {amount.value}, which is no whole number of nano-dollars"
+    return Finding("amount-broken", f"{amount.where}: {what}.")
 
 
 def complaints(report: Report) -> list[str]:

@@ -11,6 +11,7 @@ SHOWN_LIMIT = 100
 
 ADVICE = {
     "drift": "The books are wrong: stop, keep a backup, and report it.",
+    "amount-broken": "The books are wrong: stop, keep a backup, and report it.",
     "journal-missing": "Restore a backup, or cancel and erase the task.",
     "journal-gap": "Restore a backup: part of what happened is lost.",
     "journal-status": "Restart the service; if it stays, report it.",

@@ -96,7 +96,8 @@ def _look(part: Path, named: Path, clock: Clock, began_s: float) -> Copy:
     with copies.examined(part, named=named) as tx:
         counts = tx.one("count_tasks")
         assert counts is not None  # noqa: S101  (a count returns)
-        drifts = len(audit(tx).drifts) if _is_current(tx) else None
+        books = audit(tx) if _is_current(tx) else None
+        drifts = None if books is None else len(books.drifts) + len(books.broken)
         return Copy(
             part.stat().st_size,
             counts["task_count"],

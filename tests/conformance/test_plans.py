@@ -19,6 +19,7 @@ from tests.support.stores import ADAPTERS
 
 WHOLE = {
     "any_key",
+    "broken_amounts",
     "checkup_answers",
     "count_tasks",
     "list_keys",

@@ -230,6 +230,8 @@ STORY = (
         upto="t",
     ),
     finds("sums_by_scopes", 0, None, after="t", upto="z"),
+    finds("broken_lines", 0, None, after="", upto="t", limit=5),
+    finds("broken_amounts", 0, None, limit=5),
     changes(
         "add_line",
         1,

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from app.__main__ import main
+from app.budget.audit import audit
 from app.budget.ledger import Attempt, Kind, reserve, settle
 from app.doctor.examination import SECOND_LOOK_S, examine
 from app.domain.clock import SystemClock
 from app.domain.errors import StoreCorrupt, StoreUnavailable
 from app.store.sqlite import SqliteStore
-from app.store.sqlite_file import DATABASE_NAME
+from app.store.sqlite_file import DATABASE_NAME, connect
+from app.store.sqlite_tx import SqliteTx
+from tests.conformance.amount_damage import AMOUNT_DAMAGE
 from tests.support.seeding import accepted, claimed, scopes_of
 
 
@@ -61,6 +64,23 @@ async def test_a_sum_of_a_session_that_was_touched_is_named(tmp_path: Path, colu
     (drift,) = examine(tmp_path).drifts
     assert drift.startswith(f"session local/s: m: {column.removesuffix('_nano')} is ")
     assert ("USD" in drift) is column.endswith("_nano")
+
+
+async def test_money_that_is_no_whole_number(tmp_path: Path) -> None:
+    """A fraction, text or bytes in any column of money is named; what it is taken for upsets no sum."""
+    await _books(tmp_path)
+    with closing(connect(tmp_path / DATABASE_NAME)) as connection:
+        for said, statement in AMOUNT_DAMAGE:
+            connection.execute("BEGIN")
+            connection.execute(statement)
+            found = audit(SqliteTx(connection.cursor(), 0)).broken
+            assert [f"{b.where}: {b.column} is {b.value}" for b in found] == [said]
+            connection.execute("ROLLBACK")
+        connection.execute(AMOUNT_DAMAGE[0][1])
+    (finding,) = examine(tmp_path).findings.shown
+    assert finding.sentence == (
+        "account task t: spent_nano is 0.5, which is no whole number of nano-dollars."
+    )
 
 
 async def test_a_damaged_file_has_no_books(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ ORDER BY at_us, task_id, step, attempt, ended LIMIT :limit;
 SELECT l.scopes, SUM(CASE WHEN l.entry = 'settlement' THEN l.amount_nano ELSE 0 END) AS spent_nano,
     SUM(l.surplus_nano) AS surplus_nano,
     SUM(CASE WHEN l.ended = 0 AND e.ended IS NULL THEN l.amount_nano ELSE 0 END) AS reserved_nano,
-    COUNT(*) AS line_count
+    SUM(l.amount_nano) AS amount_nano, SUM(l.cache_saved_nano) AS cache_saved_nano,
+    SUM(l.presumed_nano) AS presumed_nano, COUNT(*) AS line_count
 FROM ledger_lines AS l LEFT JOIN ledger_lines AS e
     ON e.task_id = l.task_id AND e.step = l.step AND e.attempt = l.attempt AND e.ended = 1 AND l.ended = 0
 WHERE l.task_id > :after AND l.task_id <= :upto GROUP BY l.scopes;
@@ -184,8 +185,32 @@ SELECT MAX(task_id) AS task_id FROM
     (SELECT DISTINCT task_id FROM ledger_lines WHERE task_id > :after ORDER BY task_id LIMIT :limit) AS page;
 
 -- name: accounts_page
-SELECT scope, id, spent_nano, reserved_nano, surplus_nano FROM accounts
+SELECT scope, id, spent_nano, reserved_nano, surplus_nano, limit_nano, ceiling_nano, warn_at_nano FROM accounts
 WHERE (scope, id) > (:scope, :id) ORDER BY scope, id LIMIT :limit;
+
+-- name: broken_lines
+-- Money that is no whole number. Only SQLite keeps such a thing.
+SELECT entry, task_id, step, attempt, amount_nano, surplus_nano, cache_saved_nano, presumed_nano FROM ledger_lines
+WHERE task_id > :after AND task_id <= :upto AND (CAST(amount_nano AS BIGINT) <> amount_nano
+    OR CAST(surplus_nano AS BIGINT) <> surplus_nano OR CAST(cache_saved_nano AS BIGINT) <> cache_saved_nano
+    OR CAST(presumed_nano AS BIGINT) <> presumed_nano)
+ORDER BY task_id, step, attempt, ended LIMIT :limit;
+
+-- name: broken_amounts
+-- The same of what is neither a line nor an account.
+SELECT m.place, m.name, m.amount FROM (
+    SELECT 'usage of ' || owner || '/' || session_id AS place, 'spent_nano' AS name, spent_nano AS amount
+        FROM session_usage
+    UNION ALL SELECT 'usage of ' || owner || '/' || session_id, 'confirmed_nano', confirmed_nano FROM session_usage
+    UNION ALL SELECT 'usage of ' || owner || '/' || session_id, 'estimated_nano', estimated_nano FROM session_usage
+    UNION ALL SELECT 'usage of ' || owner || '/' || session_id, 'presumed_nano', presumed_nano FROM session_usage
+    UNION ALL SELECT 'usage of ' || owner || '/' || session_id, 'cache_saved_nano', cache_saved_nano
+        FROM session_usage
+    UNION ALL SELECT 'key ' || id, 'day_limit_nano', day_limit_nano FROM keys
+    UNION ALL SELECT 'key ' || id, 'month_limit_nano', month_limit_nano FROM keys
+    UNION ALL SELECT 'task ' || id, 'blocked_needed_nano', blocked_needed_nano FROM tasks
+        WHERE status = 'paused' AND available_at_us >= 0) AS m
+WHERE CAST(m.amount AS BIGINT) <> m.amount LIMIT :limit;
 
 -- name: cost_of_task
 -- What the task's own calls cost.
