@@ -37,6 +37,7 @@ _BODIES: list[dict[str, Any]] = [
 ]
 SHORT_LEASE = {"BURSAR_LEASE_S": "6", "BURSAR_HEARTBEAT_S": "1.5"}
 """Long enough for a busy machine; nobody who lives may lose it."""
+_LONG_LEASE = {"BURSAR_LEASE_S": "600", "BURSAR_HEARTBEAT_S": "300"}
 ROOMY = {"BURSAR_SESSION_BUDGET_USD": "500", "BURSAR_WORKERS": "8", "BURSAR_RUN_LIMIT": "50"}
 
 
@@ -192,40 +193,48 @@ async def test_a_hundred_kills(
 async def test_a_frozen_worker_changes_nothing_when_it_wakes(
     tmp_path: Path, replica_url: str, upstream: httpx.AsyncClient
 ) -> None:
-    """SIGSTOP past its lease, SIGCONT: others have finished its tasks, its writes are refused, it spends nothing more."""
+    """SIGSTOP in mid-call, SIGCONT once others have finished its tasks: its writes are refused, it spends nothing more.
+
+    It has a long lease, and believes in it when it wakes: nothing but the run's number refuses the answers that
+    have come meanwhile. They turn what was presumed spent into what it was.
+    """
     env = {**ROOMY, **SHORT_LEASE}
     async with fleet(tmp_path, replica_url, str(upstream.base_url), **env) as replicas:
-        api, (frozen,) = await asyncio.gather(replicas.start("api"), replicas.workers(1))
+        api, frozen = await asyncio.gather(
+            replicas.start("api"), replicas.start("worker", settings=_LONG_LEASE)
+        )
         slow = {"kind": "latency", "delay_s": 4, "repeat": 4}
         await set_faults(upstream, slow)
         async with replicas.client(api) as client:
             ids = {await submit(client, _BODIES[1]) for _ in range(4)}
             await _until_asked(upstream, ids)
             frozen.child.send(signal.SIGSTOP)
-            await replicas.start("worker")
+            successor = await replicas.start("worker")
             await all_ended(client, ids)
             asked = len(await requests_of(upstream))
+            assert (await replicas.stop(successor)).code == 0
             frozen.child.send(signal.SIGCONT)
-            await frozen.child.line(lambda line: '"event":"lease_lost"' in line, timeout_s=120)
-            later = await submit(client, _BODIES[0])  # it works again, under a new lease
+            await _until_said(frozen, "run_stale", 4)
+            assert '"event":"lease_lost"' not in "".join(frozen.child.out)
+            later = await submit(client, _BODIES[0])  # its claim is refused: it takes a new lease
             await all_ended(client, {later})
             assert len(await requests_of(upstream)) == asked + 1, "the stale runs asked again"
         books = await _books(replicas, replica_url, upstream, {*ids, later})
+    late = [line for line in frozen.child.out if '"event":"late_answer"' in line]
+    assert len(late) == 4
     for task_id in ids:
         assert books.tasks[task_id]["run_count"] == 2
         writers = [event["run"] for event in books.events[task_id]]
         assert writers == sorted(writers), "a stale run wrote after its successor had begun"
+        assert [e["type"] for e in books.events[task_id]].count("attempt_presumed") == 1
+        assert books.settlements[f"{task_id}/1/1"]["kind"] == "confirmed"
 
 
-async def _until_asked(upstream: httpx.AsyncClient, ids: set[str]) -> None:
-    while True:
-        found = {
-            r["headers"].get("x-bursar-attempt", "").split("/")[0]
-            for r in await requests_of(upstream)
-        }
-        if ids <= found:
-            return
-        await _CLOCK.sleep(0.05)
+async def _until_said(replica: Replica, event: str, count: int) -> None:
+    """Its log has that line so many times."""
+    after, found = 0, f'"event":"{event}"'
+    for _ in range(count):
+        after = 1 + await replica.child.line(lambda line: found in line, after=after, timeout_s=120)
 
 
 @pytest.mark.timeout(900)

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,7 @@ import httpx
 
 from tests.support.process import NO_KEY, Child, Ended, answering, client_of, free_port, spawn
 
+NONE: Mapping[str, str] = {}
 _START_S = 240
 """A worker loads a second's worth of libraries; on a busy machine that takes a while."""
 
@@ -36,9 +37,11 @@ class Fleet:
     env: dict[str, str]
     all: list[Replica] = field(default_factory=list)
 
-    async def start(self, role: str, *, port: int | None = None) -> Replica:
-        """Another replica, ready."""
-        replica = await self.launch(role, port=port)
+    async def start(
+        self, role: str, *, port: int | None = None, settings: Mapping[str, str] = NONE
+    ) -> Replica:
+        """Another replica, ready; `settings` are its own."""
+        replica = await self.launch(role, port=port, settings=settings)
         try:
             await answering(replica.child, f"{replica.url}/readyz", timeout_s=_START_S)
         except TimeoutError:
@@ -46,10 +49,12 @@ class Fleet:
             raise AssertionError(f"{role} is not ready after {_START_S} s:\n{said}") from None
         return replica
 
-    async def launch(self, role: str, *, port: int | None = None) -> Replica:
+    async def launch(
+        self, role: str, *, port: int | None = None, settings: Mapping[str, str] = NONE
+    ) -> Replica:
         """Another replica, not waited for."""
-        port = port or free_port()
-        child = await spawn(role, "--port", str(port), cwd=self.folder, env=self.env)
+        port, env = port or free_port(), {**self.env, **settings}
+        child = await spawn(role, "--port", str(port), cwd=self.folder, env=env)
         self.all.append(Replica(child, port))
         return self.all[-1]
 
