@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from app.domain.clock import Clock
 from app.domain.errors import StoreClosed, StoreError
@@ -25,11 +26,18 @@ async def shielded(store: Store, op: Operation[T]) -> T:
         raise
 
 
-async def persist(store: Store, clock: Clock, op: Operation[T]) -> T:
+def _ignored(_result: object) -> None:
+    """Nobody wants to hear of it."""
+
+
+async def persist(
+    store: Store, clock: Clock, op: Operation[T], *, abandoned: Callable[[T], None] = _ignored
+) -> T:
     """Write, and while the store fails (a full disk, a locked file), try again until it works.
 
     What is to be written has happened already; forgetting it would mean buying it again. Only the end of
-    the process stops the tries, and then recovery books the open reservation.
+    the process stops the tries, and then recovery books the open reservation. `abandoned` hears what the write
+    has given when the caller is cancelled meanwhile.
 
     Raises:
         StoreClosed: that end has come.
@@ -38,7 +46,7 @@ async def persist(store: Store, clock: Clock, op: Operation[T]) -> T:
     try:
         return await asyncio.shield(first)  # mostly: it needs no task of its own
     except asyncio.CancelledError:
-        await _ended(asyncio.ensure_future(_until_written(first, store, clock, op)))
+        await _ended(asyncio.ensure_future(_until_written(first, store, clock, op)), abandoned)
         raise
     except StoreClosed:
         raise
@@ -48,7 +56,7 @@ async def persist(store: Store, clock: Clock, op: Operation[T]) -> T:
     try:
         return await asyncio.shield(tries)
     except asyncio.CancelledError:
-        await _ended(tries)
+        await _ended(tries, abandoned)
         raise
 
 
@@ -67,9 +75,13 @@ async def _until_written(
         write = store.begin_write(op)
 
 
-async def _ended(write: asyncio.Future[T]) -> None:
+async def _ended(write: asyncio.Future[T], told: Callable[[T], None] = _ignored) -> None:
     """Wait for the end of a write that nobody else waits for any more."""
     if not write.done():
         await asyncio.wait({write})
-    if not write.cancelled() and write.exception() is not None:
+    if write.cancelled():
+        return
+    if write.exception() is not None:
         _log.error("write_lost", exc_info=write.exception())
+    else:
+        told(write.result())

@@ -1,6 +1,7 @@
 """Answers of calls that were taken for lost: the money's truth is taken from anyone, nothing else is."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from app.llm.booking import book_unsent
 from app.llm.provider import ModelFailure
 from app.queue import leases, verbs
 from app.worker.recovery import rescue_all
+from tests.support.clock import yielded
 from tests.support.desk import Desk, call_of, open_desk
 from tests.support.provider import Hang, answer, lost, status, text, usage
 from tests.support.seeding import claim_now, claimed, drift, lines_of, row_of, scopes_of
@@ -119,6 +121,28 @@ async def test_a_late_answer_above_its_reservation_is_an_alarm(tmp_path, log_lin
     (line,) = log_lines.entries("late_answer")
     assert line["level"] == "ERROR"
     assert line["surplus_usd"] > 0
+
+
+async def test_a_late_answer_is_told_of_although_its_run_is_stopped_meanwhile(tmp_path, log_lines):
+    """The lease's loss is heard of while the answer is being written: it is booked, and the log says so."""
+    async with open_desk(tmp_path, Hang(SAID)) as desk:
+        hang: Any = desk.provider.script[0]
+        asking = asyncio.create_task(desk.ask(call_of(await claimed(desk.store))))
+        async with asyncio.timeout(10):
+            await hang.entered.wait()
+        await stolen(desk)
+        gate = threading.Event()
+        held_up = desk.store.inner.begin_write(lambda _tx: gate.wait(10))
+        hang.release()
+        for _ in range(20):
+            await yielded()
+        asking.cancel("lease_lost")
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert await held_up
+        assert (await lines_of(desk.store))["presumed_nano"] == 0
+        assert len(log_lines.entries("late_answer")) == 1
 
 
 async def test_an_answer_without_a_price_stays_presumed(tmp_path):
