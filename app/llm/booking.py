@@ -263,17 +263,12 @@ def meters_of(usage: Usage | None, *, plain_model: str | None = None) -> Meters:
     )
 
 
-def tell_if_late(attempt: Attempt, booked: Settled | Late) -> None:
-    """Of an answer that came when its run had lost its task."""
-    if isinstance(booked, Late):
-        tell_late(attempt, booked.confirmed)
-
-
-def tell_late(attempt: Attempt, confirmed: Confirmed | None) -> None:
-    """The journal of a task that others have taken over, or that has ended, is not ours to write in.
+def tell_late(attempt: Attempt, booked: Settled | Late | None) -> None:
+    """What was booked late is logged: the journal of a task that others have taken over, or that has ended, is not ours.
 
     More than was reserved is an alarm here, too.
     """
+    confirmed = booked.confirmed if isinstance(booked, Late) else None
     if confirmed is None:
         return
     amounts = {

@@ -20,7 +20,7 @@ from app.domain.lease import Lease
 from app.domain.record import record
 from app.domain.task import Outcome, Subject
 from app.journal.journal import fence
-from app.llm.booking import Late, book_answer, book_failure, book_unsent, tell_if_late, tell_late
+from app.llm.booking import Late, book_answer, book_failure, book_unsent, tell_late
 from app.llm.call import Call, CallFailed, Decide, Drain, M, Parked, Tries
 from app.llm.costs import answer_cost
 from app.llm.governor.governor import Governor
@@ -287,12 +287,12 @@ class Caller:
                 self._store,
                 self._clock,
                 lambda tx: book_answer(tx, attempt, answer, move, cost=cost, duration_s=duration_s),
-                abandoned=lambda booked: tell_if_late(attempt, booked),
+                abandoned=lambda booked: tell_late(attempt, booked),
             )
         finally:
             self._turns.ended(held.scopes)
         if isinstance(settled, Late):
-            tell_if_late(attempt, settled)
+            tell_late(attempt, settled)
             raise settled.stale
         self._retries.answered(attempt.model)
         return answer, move, settled
@@ -327,12 +327,12 @@ class Caller:
                 self._store,
                 self._clock,
                 lambda tx: book_failure(tx, held.attempt, failure, decision, duration_s, cost),
-                abandoned=lambda confirmed: tell_late(held.attempt, confirmed),
+                abandoned=lambda late: tell_late(held.attempt, late),
             )
         finally:
             self._turns.ended(held.scopes)
         if late is not None:
-            tell_late(held.attempt, late.confirmed)
+            tell_late(held.attempt, late)
             raise late.stale
         if overcharged:
             raise CallFailed(Outcome.UPSTREAM_FAILED, OVERCHARGED)
