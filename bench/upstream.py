@@ -132,7 +132,7 @@ class _Connection(asyncio.Protocol):
             self._send(answer)
 
     def _send(self, answer: bytes) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(answer)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.domain.clock import US_PER_S, SystemClock
 from tests.acceptance.books import Row, check_all, read_books
 from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
 from tests.support.fleet import Fleet, Replica, fleet
@@ -39,8 +40,8 @@ async def upstream(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield running
 
 
-async def _round(api: httpx.AsyncClient, worker: Replica, moment: str) -> list[str]:
-    """At that moment of one of the tasks its worker stands still: all are cancelled, then it goes on."""
+async def _round(api: httpx.AsyncClient, worker: Replica, moment: str) -> tuple[list[str], int]:
+    """At that moment of one of the tasks its worker stands still: all are cancelled, then it goes on; and when it does."""
     after = len(worker.child.out)
     ids = [await submit(api, _LONG) for _ in range(_TASKS)]
     await worker.child.line(lambda line: f'"event":"{moment}"' in line, after=after, timeout_s=60)
@@ -49,13 +50,14 @@ async def _round(api: httpx.AsyncClient, worker: Replica, moment: str) -> list[s
         answers = [await api.post(f"/tasks/{task_id}/cancel") for task_id in ids]
     finally:
         worker.child.send(signal.SIGCONT)
+    went_on_us = SystemClock().now_us()
     for answer in answers:
         assert answer.status_code in {200, 202}, answer.text
         assert answer.json()["status"] in {"cancelled", "cancelling"}
     ended = await all_ended(api, ids)
     assert {task["outcome"] for task in ended} == {"cancelled"}
     assert {task["reserved_usd"] for task in ended} == {0}
-    return ids
+    return ids, went_on_us
 
 
 def _state(events: list[Row]) -> str:
@@ -74,15 +76,18 @@ async def test_a_cancel_in_every_state(
 ) -> None:
     """In the queue, claimed and not begun, in a model call, between steps: no call without a reservation from before."""
     settings = {"BURSAR_WORKERS": str(_SLOTS), "BURSAR_SESSION_BUDGET_USD": "500"}
-    accepted, seen = set[str](), Counter[str]()
+    accepted, seen, taken_s = set[str](), Counter[str](), list[float]()
     async with fleet(tmp_path, replica_url, str(upstream.base_url), **settings) as replicas:
         api, (worker,) = await asyncio.gather(replicas.start("api"), replicas.workers(1))
         async with replicas.client(api) as client:
             for number in range(_ROUNDS):
-                ids = await _round(client, worker, _MOMENTS[number % len(_MOMENTS)])
+                ids, went_on_us = await _round(client, worker, _MOMENTS[number % len(_MOMENTS)])
                 accepted |= set(ids)
                 events = read_books(replica_url, await bill_of(upstream)).events
-                seen.update(_state(events[task_id]) for task_id in ids)
+                states = {task_id: _state(events[task_id]) for task_id in ids}
+                seen.update(states.values())
+                running = [task_id for task_id, state in states.items() if state != WAITING]
+                taken_s += [_ended_after_s(events[task_id], went_on_us) for task_id in running]
                 if len(seen) == 4:
                     break
         await _stop_all(replicas)
@@ -91,7 +96,17 @@ async def test_a_cancel_in_every_state(
     check_all(books, accepted)
     asked = {request["headers"]["x-bursar-attempt"] for request in await requests_of(upstream)}
     assert asked <= set(books.reservations)
-    sys.stdout.write(f"{len(accepted)} tasks cancelled: {dict(seen)}\n")
+    taken_s.sort()
+    p50, p99 = (taken_s[int(len(taken_s) * share)] for share in (0.5, 0.99))
+    times = f"those that ran ended after p50 {p50:.3f} s, p99 {p99:.3f} s, max {taken_s[-1]:.3f} s"
+    sys.stdout.write(f"{len(accepted)} tasks cancelled: {dict(seen)}; {times}\n")
+
+
+def _ended_after_s(events: list[Row], went_on_us: int) -> float:
+    """How long it took the worker to confirm, from when it went on; the database and the test have one clock."""
+    kinds = [event["type"] for event in events]
+    asked, end = (events[kinds.index(kind)] for kind in ("cancel_requested", "task_finished"))
+    return float(end["at_us"] - max(asked["at_us"], went_on_us)) / US_PER_S
 
 
 async def _stop_all(replicas: Fleet) -> None:
