@@ -21,9 +21,9 @@ ENV PATH=/opt/bursar/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     BURSAR_HOST=0.0.0.0 \
     BURSAR_DATA_DIR=/data
+# No VOLUME: compose names one. An anonymous one would be left behind by every replica, which keeps nothing here.
 WORKDIR /data
 USER bursar
-VOLUME /data
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=20s --retries=3 \
