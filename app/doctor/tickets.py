@@ -78,14 +78,14 @@ def _wrong(ticket: Row, now_us: int) -> tuple[str, str] | None:
         if held_us <= MENDED_US:
             return None
         return "ticket-stuck", f"is held by {ticket['executor_id']} for {held_us // US_PER_S} s"
-    ours = {
-        "name": dispatch.WORKFLOW,
-        "queue_name": dispatch.QUEUE,
-        "application_version": dispatch.VERSION,
-        "application_name": dispatch.QUEUE,
-        "status": dispatch.ENQUEUED,
+    taken = {
+        "name": (dispatch.WORKFLOW,),
+        "queue_name": (dispatch.QUEUE,),
+        "application_version": (dispatch.VERSION, None),
+        "application_name": (dispatch.QUEUE, None),
+        "status": (dispatch.ENQUEUED,),
     }
-    other = [f"{name} {ticket[name]}" for name, value in ours.items() if ticket[name] != value]
+    other = [f"{name} {ticket[name]}" for name, ours in taken.items() if ticket[name] not in ours]
     return ("ticket-stranded", f"is for nobody: {', '.join(other)}") if other else None
 
 

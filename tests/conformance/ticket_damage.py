@@ -48,6 +48,10 @@ TICKETS_CALM: dict[str, str] = {
     "arrived before its task was held back": _ticket(
         "later", "status = 'PENDING', started_at_epoch_ms = 1"
     ),
+    "of any version and application": _ticket(
+        "ready", "application_version = NULL, application_name = NULL"
+    ),
+    "left in line, of any version": _ticket("done", "application_version = NULL, created_at = 1"),
     "of a task that is held back": "DELETE FROM dbos.workflow_status WHERE workflow_uuid = 'later'",
     "of another service": _ticket("done", "name = 'walk', status = 'SUCCESS', completed_at = 1"),
     "younger than a minute": (

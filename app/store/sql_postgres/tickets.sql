@@ -26,7 +26,7 @@ FROM (SELECT s.workflow_uuid, s.status, CASE s.status WHEN 'PENDING' THEN s.star
         ELSE COALESCE(s.completed_at, s.updated_at) END AS since_ms
     FROM dbos.workflow_status AS s
     WHERE s.name = :name AND (s.status NOT IN ('PENDING', 'ENQUEUED', 'DELAYED') OR ((s.status = 'PENDING'
-            OR s.queue_name IS DISTINCT FROM :queue OR s.application_version IS DISTINCT FROM :version)
+            OR s.queue_name IS DISTINCT FROM :queue OR s.application_version <> :version)
         AND NOT EXISTS (SELECT 1 FROM tasks AS t
             WHERE t.id = split_part(s.workflow_uuid, '/', 1) COLLATE "C" AND s.workflow_uuid = (CASE
                 WHEN t.status = 'queued' AND t.run_count > 0 THEN t.id || '/' || t.run_count
