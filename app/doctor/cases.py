@@ -10,6 +10,8 @@ from app.store.port import Row
 
 PATIENCE_US = 30 * US_PER_S
 """What a running service puts right by itself within this time is no finding."""
+_HEARD_US = 300 * US_PER_S
+"""A run has heard of a cancel, and booked what it broke off, long before."""
 _TURNS = (
     "nothing",
     "task_accepted",
@@ -148,6 +150,17 @@ def _worker_missing(case: Case) -> str | None:
     return f"is held by the worker {row['lease_owner']}, which does not live"
 
 
+def _cancel_unheard(case: Case) -> str | None:
+    """By a worker that lives: what another one held is taken over, and ends."""
+    row, journal = case.row, case.journal
+    if case.status is not TaskStatus.CANCELLING or journal is None or row["worker"] is None:
+        return None
+    silent_us = case.now_us - journal["last_at_us"]
+    if silent_us <= _HEARD_US or row["worker_expires_at_us"] <= case.now_us:
+        return None
+    return f"is to stop, and {row['lease_owner']} has said nothing for {silent_us // US_PER_S} s"
+
+
 def _pause_without_account(case: Case) -> str | None:
     if case.status is not TaskStatus.PAUSED or case.row["blocked_free_nano"] is not None:
         return None
@@ -217,6 +230,7 @@ CHECKS: dict[str, Callable[[Case], str | None]] = {
     "reservation-left": _reservation_left,
     "reservation-stale": _reservation_stale,
     "worker-missing": _worker_missing,
+    "cancel-unheard": _cancel_unheard,
     "pause-without-account": _pause_without_account,
     "pause-over": _pause_over,
     "queue-stuck": _queue_stuck,

@@ -28,6 +28,7 @@ ADVICE = {
     "worker-missing": "Start (or restart) the service: it takes the task over.",
     "worker-left": "Restart the service: it removes the row; look into its log for `reaping_failed`.",
     "lease-owner": "Report it: the lease and its entry are written together.",
+    "cancel-unheard": "Restart the service: the task ends as cancelled; report it.",
     "pause-without-account": "Cancel the task: nothing can resume it.",
     "pause-over": "Start (or restart) the service: it resumes the task within a second.",
     "queue-overdue": "Restart the service; if it stays, report it.",

@@ -100,6 +100,11 @@ async def test_an_empty_store(store: ListenedStore) -> None:
 
 LONG_AGO = "UPDATE events SET at_us = at_us - 400000000"
 READY = "UPDATE tasks SET available_at_us = 1 WHERE id = 'waiting'"
+CANCEL = (
+    "UPDATE tasks SET status = 'cancelling' WHERE id = 'running'",
+    "INSERT INTO events VALUES ('running', 3, 'cancel_requested', 1, 1, '{}', NULL)",
+)
+SILENT = "UPDATE events SET at_us = 1 WHERE subject = 'running'"
 ROOM = "UPDATE workers SET slots = 2, started_at_us = 1"
 DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
     ({"journal-missing"}, ("DELETE FROM events WHERE subject = 'waiting'",)),
@@ -161,6 +166,11 @@ DAMAGE: list[tuple[set[str], tuple[str, ...]]] = [
             "INSERT INTO workers VALUES ('v', 1, 1, 2, 0)",
         ),
     ),
+    ({"cancel-unheard"}, (*CANCEL, SILENT)),
+    (
+        {"worker-missing"},
+        (*CANCEL, SILENT, "UPDATE workers SET expires_at_us = 1 WHERE id = 'w'"),
+    ),
     ({"queue-unclaimed"}, (LONG_AGO, READY, ROOM)),
     (
         {"pause-without-account", "account-missing"},
@@ -221,6 +231,7 @@ async def test_damage_is_found(
         pytest.param((LONG_AGO, READY, "UPDATE workers SET started_at_us = 1"), id="no slot"),
         pytest.param((LONG_AGO, READY, "UPDATE workers SET slots = 2"), id="workers are new"),
         pytest.param((LONG_AGO, ROOM), id="nothing is ready for long"),
+        pytest.param(CANCEL, id="a cancel of a moment ago"),
         pytest.param(
             (
                 LONG_AGO,
