@@ -1,7 +1,7 @@
 """The simulator's own endpoints, under /simulator/: its bill, its faults, what it was asked.
 
 GET /simulator/bill (`?lines=0`: totals only) · POST /simulator/reset · GET and PUT /simulator/faults ·
-GET /simulator/requests (`?limit=`) · /simulator/batches (see `app.simulator.batch_control`). They need no key: the simulator is for loopback.
+GET /simulator/requests (`?limit=`, `?after=` a number) · /simulator/batches (see `app.simulator.batch_control`). They need no key: the simulator is for loopback.
 """
 
 from typing import Protocol
@@ -19,6 +19,7 @@ from app.simulator.log import KEPT, RequestLog
 from app.simulator.reply import SIMULATED, Reply, error_reply, json_reply
 
 _DEFAULT_LIMIT = 50
+_LAST = 10**12
 _NO_REQUEST_ID = "req_simulator"
 
 
@@ -57,7 +58,9 @@ def _shown(
             load_rules(books.faults, _json(body))
             return show_rules(books.faults)
         case "GET", "/simulator/requests":
-            return {"requests": books.log.latest(_limit(query))}
+            limit = _whole(query, "limit", _DEFAULT_LIMIT, 1, KEPT)
+            after = _whole(query, "after", 0, 0, _LAST)
+            return {"requests": books.log.latest(limit, after)}
         case _ if path.startswith("/simulator/batches"):
             return batch_control(books.batches, method, path, _json(body) if body else None)
         case _:
@@ -72,9 +75,10 @@ def _json(body: bytes) -> object:
     return parsed
 
 
-def _limit(query: dict[str, list[str]]) -> int:
-    given = query.get("limit", [str(_DEFAULT_LIMIT)])[-1]
-    if not given.isascii() or not given.isdigit() or not 1 <= int(given) <= KEPT:
-        message = f"limit must be a whole number from 1 to {KEPT}."
+def _whole(query: dict[str, list[str]], name: str, default: int, low: int, high: int) -> int:
+    given = query.get(name, [str(default)])[-1]
+    digits = given.isascii() and given.isdigit() and len(given) <= len(str(high))
+    if not digits or not low <= int(given) <= high:
+        message = f"{name} must be a whole number from {low} to {high}."
         raise ApiError(422, "invalid_request_error", message)
     return int(given)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import islice, takewhile
 
 from app.domain.clock import rfc3339
 from app.simulator.errors import JsonObject
@@ -50,9 +51,10 @@ class RequestLog:
 
     seen: deque[Seen] = field(default_factory=lambda: deque(maxlen=KEPT))
 
-    def latest(self, count: int) -> list[JsonObject]:
-        """The last `count`, newest first."""
-        return [seen.as_json() for seen, _ in zip(reversed(self.seen), range(count), strict=False)]
+    def latest(self, count: int, after: int = 0) -> list[JsonObject]:
+        """The last `count`, newest first, of those numbered above `after`."""
+        newer = takewhile(lambda seen: seen.number > after, reversed(self.seen))
+        return [seen.as_json() for seen in islice(newer, count)]
 
 
 def safe_headers(headers: Mapping[str, str]) -> dict[str, str]:

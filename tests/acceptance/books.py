@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from app.budget.audit import Drift, audit
+from app.domain.clock import US_PER_S
 from app.domain.task import Outcome, TaskStatus
 from app.store.port import Tx
 from app.store.snapshot import snapshot
@@ -174,6 +176,17 @@ def check_steps(books: Books) -> None:
                     answered.add(step)
                 case _:
                     pass
+
+
+def check_requests(books: Books, requests: list[Row]) -> None:
+    """Of all that was sent: nothing before its reservation was written, nothing twice."""
+    for request in requests:
+        line = books.reservations.get(request["headers"]["x-bursar-attempt"])
+        assert line is not None, f"a call left without a written reservation: {request}"
+        at_us = datetime.fromisoformat(request["at"]).timestamp() * US_PER_S
+        assert line["at_us"] <= at_us + 1_000, "a call left before its reservation"
+    references = Counter(request["headers"]["x-bursar-attempt"] for request in requests)
+    assert max(references.values(), default=1) == 1, "a reference was sent twice"
 
 
 def _booked(line: Row) -> int:

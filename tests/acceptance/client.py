@@ -1,10 +1,18 @@
 """A client of the API, as another program would write it."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from app.domain.clock import SystemClock
+
+_LOOK_S = 1.0
+"""Far less than it takes to send a thousand requests, which is what the simulator remembers."""
+_CLOCK = SystemClock()
 Task = dict[str, Any]
 ENDED = {"succeeded", "failed", "cancelled"}
 
@@ -66,3 +74,41 @@ async def requests_of(simulator: httpx.AsyncClient) -> list[dict[str, Any]]:
     answer = await simulator.get("/simulator/requests", params={"limit": 1_000})
     found: list[dict[str, Any]] = answer.json()["requests"]
     return found
+
+
+@dataclass
+class Witness:
+    """Sees every request the simulator is sent, not only the latest thousand."""
+
+    simulator: httpx.AsyncClient
+    seen: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    async def look(self) -> None:
+        """See what has come since."""
+        wanted = {"limit": 1_000, "after": max(self.seen, default=0)}
+        answer = await self.simulator.get("/simulator/requests", params=wanted)
+        self.seen |= {request["number"]: request for request in answer.json()["requests"]}
+
+    async def all(self) -> list[dict[str, Any]]:
+        """Every request there has been, in order."""
+        await self.look()
+        assert sorted(self.seen) == list(range(1, len(self.seen) + 1)), "requests were missed"
+        return [self.seen[number] for number in sorted(self.seen)]
+
+    async def stay(self) -> None:
+        """Look now and then, for ever."""
+        while True:
+            await self.look()
+            await _CLOCK.sleep(_LOOK_S)
+
+
+@asynccontextmanager
+async def witness(simulator: httpx.AsyncClient) -> AsyncIterator[Witness]:
+    """It looks on during the block."""
+    made = Witness(simulator)
+    looking = asyncio.create_task(made.stay())
+    try:
+        yield made
+    finally:
+        looking.cancel()
+        await asyncio.wait({looking})

@@ -6,18 +6,17 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from app.domain.clock import US_PER_S, SystemClock
+from app.domain.clock import SystemClock
 from app.queue.dispatch import Dispatch
 from app.store.postgres_schema import prepare
-from tests.acceptance.books import Books, check_all, read_books
-from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
+from tests.acceptance.books import Books, check_all, check_requests, read_books
+from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit, witness
 from tests.acceptance.outages import BODIES, Clients, check_away, check_unready
 from tests.support.fleet import Fleet, Replica, fleet
 from tests.support.postgres import Server, server
@@ -146,14 +145,6 @@ async def _number(upstream: httpx.AsyncClient) -> int:
     return latest[0]["number"] if latest else 0
 
 
-def _check_asked(books: Books, requests: list[dict[str, Any]]) -> None:
-    """No request was there before its reservation was written."""
-    for request in requests:
-        line = books.reservations[request["headers"]["x-bursar-attempt"]]
-        at_us = datetime.fromisoformat(request["at"]).timestamp() * US_PER_S
-        assert line["at_us"] <= at_us + 1_000, "a call left before its reservation"
-
-
 @pytest.mark.parametrize(
     ("away_s", "workers", "tasks", "frozen"),
     [
@@ -179,7 +170,10 @@ async def test_an_outage(
     """
     prepare(url := own.create())
     Dispatch.prepare(url)
-    async with fleet(tmp_path, url, str(upstream.base_url), **_SETTINGS) as replicas:
+    async with (
+        witness(upstream) as requests,
+        fleet(tmp_path, url, str(upstream.base_url), **_SETTINGS) as replicas,
+    ):
         api, _ = await asyncio.gather(replicas.start("api"), replicas.workers(workers))
         clients = Clients(api.url)
         clients.up.set()
@@ -197,13 +191,14 @@ async def test_an_outage(
             posting.cancel()
         for replica in replicas.all:
             assert (await replicas.stop(replica)).code == 0
+        sent = await requests.all()
     books = read_books(url, await bill_of(upstream))
     check_all(books, set(books.tasks) if frozen else set(clients.accepted))
     assert set(books.tasks) >= set(clients.accepted)
     if not frozen:
         assert set(books.tasks) == set(clients.accepted), "refused, and kept all the same"
     assert {task["outcome"] for task in books.tasks.values()} == {"answered"}
-    _check_asked(books, await requests_of(upstream))
+    check_requests(books, sent)
     assert seen.longest_s <= _RECOVERY_S
     _report(books, clients, seen, away_s)
 

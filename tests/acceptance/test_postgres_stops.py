@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from app.domain.clock import SystemClock
-from tests.acceptance.books import Books, check_all, read_books
-from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
+from tests.acceptance.books import Books, check_all, check_requests, read_books
+from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit, witness
 from tests.acceptance.outages import BODIES, Clients, check_away
 from tests.support.postgres import Server, server
 from tests.support.process import Service, service, simulator
@@ -102,12 +102,13 @@ async def _stop_loop(
 async def _check_loop(
     bursar: Service, upstream: httpx.AsyncClient, own: Server, stops: int
 ) -> None:
-    books, recoveries, clients = await _stop_loop(bursar, upstream, own, stops)
+    async with witness(upstream) as requests:
+        books, recoveries, clients = await _stop_loop(bursar, upstream, own, stops)
+        sent = await requests.all()
     check_all(books, set(clients.accepted))
     assert set(books.tasks) == set(clients.accepted), "refused, and kept all the same"
     assert {task["outcome"] for task in books.tasks.values()} == {"answered"}
-    asked = {request["headers"]["x-bursar-attempt"] for request in await requests_of(upstream)}
-    assert asked <= set(books.reservations), "a call left without a written reservation"
+    check_requests(books, sent)
     assert max(recoveries) < 20
     kinds = Counter(line["kind"] for line in books.settlements.values())
     middle = sorted(recoveries)[len(recoveries) // 2]

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psycopg
@@ -62,6 +63,7 @@ class Server:
         self._names = itertools.count(1)
         self._process: subprocess.Popen[str] | None = None
         self._said: list[str] = []
+        self._ready = threading.Event()
         # PostgreSQL refuses to run as root.
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -119,10 +121,10 @@ class Server:
             cwd=self.folder,
             **self._as,
         )
-        ready = threading.Event()
-        threading.Thread(target=self._listen, args=(self._process, ready), daemon=True).start()
-        assert ready.wait(_START_TIMEOUT_S), "\n".join(self._said)
-        assert self.running, "\n".join(self._said)
+        self._ready = threading.Event()
+        hearing = self._process, self._ready
+        threading.Thread(target=self._listen, args=hearing, daemon=True).start()
+        self._await_ready()
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """SIGQUIT: at once, as a crash would; SIGINT: connections are cut, in good order."""
@@ -131,6 +133,19 @@ class Server:
             os.kill(self.pid, how)
             assert self._process is not None
             self._process.wait(30)
+
+    def crash(self, dice: Random) -> str:
+        """SIGKILL to one of its processes, as a machine short of memory does: it cuts off everybody, and recovers by itself.
+
+        Returns:
+            What that process was, in the server's words. Others have their connections again once it says so.
+        """
+        victim = dice.choice(self._children())
+        title = Path(f"/proc/{victim}/cmdline").read_text().rstrip("\0 ")
+        self._ready.clear()
+        os.kill(victim, signal.SIGKILL)
+        self._await_ready()
+        return title.removeprefix("postgres: ")
 
     def freeze(self) -> None:
         """From now on it says nothing and hangs up on nobody, as a machine that is suspended does; `thaw` ends that."""
@@ -141,10 +156,16 @@ class Server:
         self._signal_all(signal.SIGCONT)
 
     def _signal_all(self, number: signal.Signals) -> None:
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        for pid in (self.pid, *map(int, children)):
+        for pid in (self.pid, *self._children()):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def _children(self) -> list[int]:
+        return [*map(int, Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split())]
+
+    def _await_ready(self) -> None:
+        assert self._ready.wait(_START_TIMEOUT_S), "\n".join(self._said)
+        assert self.running, "\n".join(self._said)
 
     def create(self, template: str = "template1") -> str:
         """A new database, a copy of `template`; its address."""

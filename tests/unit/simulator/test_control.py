@@ -62,12 +62,17 @@ def test_requests_are_kept_without_credentials(driver: Driver) -> None:
     assert first["at"] == "2026-09-21T14:13:20.000000Z"
     assert "not-a-key" not in str([latest, first])
     assert len(driver.control("GET", "requests?limit=1")[1]["requests"]) == 1
+    newest = latest["number"]
+    later = driver.control("GET", f"requests?after={newest - 1}")[1]["requests"]
+    assert [request["number"] for request in later] == [newest]
+    assert driver.control("GET", f"requests?after={newest}")[1]["requests"] == []
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "x", "²"])
 def test_bad_limits(driver: Driver, limit: str) -> None:
     """A limit that is none is a 422."""
     assert driver.control("GET", f"requests?limit={limit}")[0] == 422
+    assert driver.control("GET", f"requests?after=-{limit}")[0] == 422
 
 
 @pytest.mark.parametrize(
