@@ -7,25 +7,25 @@ import random
 import re
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from app.domain.clock import US_PER_S, SystemClock
 from tests.acceptance.books import Books, check_all, read_books
 from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
+from tests.acceptance.several import POSTERS, Clients
 from tests.support.fleet import Fleet, Replica, fleet
 from tests.support.process import simulator
 
 _CLOCK = SystemClock()
 _WORKER = re.compile(r'"worker":"(worker_\w+)"')
 _log = logging.getLogger(__name__)
-_POSTERS = 4
 _BODIES: list[dict[str, Any]] = [
     {"task": "Why is the sky blue?", "complexity": "simple"},
     {
@@ -39,6 +39,8 @@ SHORT_LEASE = {"BURSAR_LEASE_S": "6", "BURSAR_HEARTBEAT_S": "1.5"}
 """Long enough for a busy machine; nobody who lives may lose it."""
 _LONG_LEASE = {"BURSAR_LEASE_S": "600", "BURSAR_HEARTBEAT_S": "300", "BURSAR_WORKERS": "4"}
 """No heartbeat and no free slot tells it that it has lost the lease: nothing but its writes can."""
+_API_DIES_EVERY = 10
+"""So many deaths of workers to one of an API."""
 ROOMY = {"BURSAR_SESSION_BUDGET_USD": "500", "BURSAR_WORKERS": "8", "BURSAR_RUN_LIMIT": "50"}
 
 
@@ -51,39 +53,21 @@ async def upstream(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
         yield running
 
 
-@dataclass
-class _Clients:
-    """Programs that keep posting to the API. Only what got its 202 counts."""
-
-    client: httpx.AsyncClient
-    accepted: set[str]
-    stopping: bool = False
-
-    async def run(self) -> None:
-        """Post until told to stop."""
-        await asyncio.gather(*(self._one(number) for number in range(_POSTERS)))
-
-    async def _one(self, number: int) -> None:
-        while not self.stopping:
-            task_id = await submit(self.client, _BODIES[number % len(_BODIES)])
-            self.accepted.add(task_id)
-            number += 1
-            await self.client.get(f"/tasks/{task_id}", headers={"prefer": "wait=1"})
-
-
 @asynccontextmanager
-async def _posting(replicas: Fleet, api: Replica) -> AsyncIterator[_Clients]:
+async def _posting(*apis: Replica, posters: int = POSTERS) -> AsyncIterator[Clients]:
     """Work comes in during the block; after it every accepted task has ended."""
-    async with replicas.client(api) as client:
-        clients = _Clients(client, set())
-        posting = asyncio.create_task(clients.run())
-        try:
-            yield clients
-            clients.stopping = True
-            await posting
-            await all_ended(client, clients.accepted)
-        finally:
-            posting.cancel()
+    clients = Clients(_BODIES, posters)
+    for api in apis:
+        clients.add(api)
+    posting = asyncio.create_task(clients.run())
+    try:
+        yield clients
+        clients.stopping = True
+        await posting
+        await clients.all_ended()
+    finally:
+        posting.cancel()
+        await clients.close()
 
 
 async def _books(
@@ -100,11 +84,14 @@ async def _books(
 
 
 async def _kill_again_and_again(
-    replicas: Fleet, workers: list[Replica], kills: int
+    replicas: Fleet, workers: list[Replica], kills: int, apis: list[Replica], clients: Clients
 ) -> dict[str, int]:
-    """One of the workers dies at a random moment, and another one takes its place; returns who died when."""
+    """One of the workers dies at a random moment, and another one takes its place; returns who died when.
+
+    Now and then one of the APIs dies as well.
+    """
     dice, deaths_us = random.Random(7), dict[str, int]()  # noqa: S311  (a repeatable test, not a secret)
-    for _ in range(kills):
+    for number in range(kills):
         victim = dice.choice(workers)
         with suppress(TimeoutError):
             await victim.child.lines(dice.randrange(1, 40), timeout_s=10)
@@ -113,18 +100,32 @@ async def _kill_again_and_again(
         left = await victim.child.kill()
         deaths_us |= dict.fromkeys(_WORKER.findall(left.out), died_us)
         workers.remove(victim)
-        workers.append(await replicas.start("worker"))
+        starting = asyncio.create_task(replicas.start("worker"))
+        if number % _API_DIES_EVERY == 0:
+            await _kill_api(replicas, apis, clients)
+        workers.append(await starting)
     return deaths_us
+
+
+async def _kill_api(replicas: Fleet, apis: list[Replica], clients: Clients) -> None:
+    """The older one dies with requests in its hands, and another one takes its place."""
+    victim = apis.pop(0)
+    clients.leaves(victim)
+    await victim.child.kill()
+    await clients.forget(victim)
+    apis.append(await replicas.start("api"))
+    clients.add(apis[-1])
 
 
 async def _kill_loop(
     folder: Path, url: str, upstream: httpx.AsyncClient, kills: int, **settings: str
 ) -> tuple[Books, list[float]]:
     async with fleet(folder, url, str(upstream.base_url), **ROOMY, **settings) as replicas:
-        api, workers = await asyncio.gather(replicas.start("api"), replicas.workers(3))
-        async with _posting(replicas, api) as clients:
-            deaths_us = await _kill_again_and_again(replicas, workers, kills)
+        apis, workers = await asyncio.gather(replicas.several("api", 2), replicas.workers(3))
+        async with _posting(*apis) as clients:
+            deaths_us = await _kill_again_and_again(replicas, workers, kills, apis, clients)
         books = await _books(replicas, url, upstream, clients.accepted)
+    assert set(books.tasks) == clients.accepted, "a post that was made again made another task"
     return books, _takeovers_s(books, deaths_us)
 
 
@@ -156,25 +157,48 @@ def _percentile(values: list[float], percent: int) -> float:
 async def test_two_of_three_workers_are_killed(
     tmp_path: Path, replica_url: str, upstream: httpx.AsyncClient
 ) -> None:
-    """kill -9 while they work: the third goes on with what they ran, from the last step, after lease and a moment."""
+    """kill -9 while they work: the third goes on with what they ran, from the last step, after lease and a moment.
+
+    One of them took tasks in, too, and dies before it has handed in the tickets of the last ones: others do.
+    """
     env = {**ROOMY, **SHORT_LEASE}
     async with fleet(tmp_path, replica_url, str(upstream.base_url), **env) as replicas:
-        api, (first, second, _) = await asyncio.gather(replicas.start("api"), replicas.workers(3))
-        async with replicas.client(api) as client:
+        api, both, (worker, _) = await asyncio.gather(
+            replicas.start("api"), replicas.start("serve"), replicas.workers(2)
+        )
+        async with replicas.client(api) as client, replicas.client(both) as other:
             ids = {await submit(client, _BODIES[number % 2]) for number in range(40)}
-            deaths_us = dict[str, int]()
-            for victim in (first, second):
-                await victim.child.line(
-                    lambda line: '"event":"attempt_started"' in line, timeout_s=120
-                )
-                died_us = _CLOCK.now_us()
-                left = await victim.child.kill()
-                deaths_us |= dict.fromkeys(_WORKER.findall(left.out), died_us)
-            await all_ended(client, ids)
-        books = await _books(replicas, replica_url, upstream, ids)
+            deaths_us = await _killed_at_work(worker)
+            with _no_ticket_passes(replica_url) as tickets:
+                lost = {await submit(other, _BODIES[0]) for _ in range(3)}
+                deaths_us |= await _killed_at_work(both)
+                assert not lost & tickets()
+            await all_ended(client, ids | lost)
+        books = await _books(replicas, replica_url, upstream, ids | lost)
     takeovers_s = _takeovers_s(books, deaths_us)
     assert takeovers_s, "no kill struck a running task"
     assert _percentile(takeovers_s, 50) < 20
+
+
+async def _killed_at_work(victim: Replica) -> dict[str, int]:
+    """It has begun a call; returns the names of the workers it was, and when it died."""
+    await victim.child.line(lambda line: '"event":"attempt_started"' in line, timeout_s=120)
+    died_us = _CLOCK.now_us()
+    left = await victim.child.kill()
+    return dict.fromkeys(_WORKER.findall(left.out), died_us)
+
+
+@contextmanager
+def _no_ticket_passes(url: str) -> Iterator[Callable[[], set[str]]]:
+    """Nobody can hand in a ticket, or take one, during the block; yields what reads the tickets that are there."""
+    with psycopg.connect(url) as connection:
+        connection.execute(b"LOCK TABLE dbos.workflow_status IN EXCLUSIVE MODE")
+
+        def tickets() -> set[str]:
+            found = connection.execute(b"SELECT workflow_uuid FROM dbos.workflow_status")
+            return {row[0] for row in found.fetchall()}
+
+        yield tickets
 
 
 @pytest.mark.long
@@ -247,19 +271,41 @@ async def _until_said(replica: Replica, event: str, count: int) -> None:
         after = 1 + await replica.child.line(lambda line: found in line, after=after, timeout_s=120)
 
 
+async def _leave(replicas: Fleet, clients: Clients, *leaving: Replica) -> None:
+    """They go in good order; programs know them no more."""
+    clients.leaves(*leaving)
+    for left in await asyncio.gather(*map(replicas.stop, leaving)):
+        assert (left.code, left.err) == (0, "")
+    await clients.forget(*leaving)
+
+
+async def _until(reached: Callable[[], bool]) -> None:
+    async with asyncio.timeout(120):
+        while not reached():
+            await _CLOCK.sleep(0.02)
+
+
 @pytest.mark.timeout(900)
 async def test_a_rolling_restart_loses_and_repeats_nothing(
     tmp_path: Path, replica_url: str, upstream: httpx.AsyncClient
 ) -> None:
-    """Each worker is asked to go and replaced, while work comes in: no task fails, no answer is bought twice."""
+    """Three replicas are asked to go and two take their place, while work comes in: no task fails, no answer is bought twice.
+
+    No client hears of an error but from a replica that is leaving, and that one only says so.
+    """
     async with fleet(tmp_path, replica_url, str(upstream.base_url), **ROOMY) as replicas:
-        api, workers = await asyncio.gather(replicas.start("api"), replicas.workers(2))
-        async with _posting(replicas, api) as clients:
-            for worker in workers:
-                await worker.child.lines(20, timeout_s=120)
-                await replicas.start("worker")
-                assert (await replicas.stop(worker)).code == 0
+        (first, second), (worker,) = await asyncio.gather(
+            replicas.several("serve", 2), replicas.workers(1)
+        )
+        async with _posting(first, second, posters=3) as clients:
+            for leaving in ((first,), (worker, second)):
+                await leaving[0].child.lines(20, timeout_s=120)
+                clients.add(await replicas.start("serve"))
+                await _leave(replicas, clients, *leaving)
+            had = len(clients.accepted)
+            await _until(lambda: len(clients.accepted) >= had + 8)
         books = await _books(replicas, replica_url, upstream, clients.accepted)
+    assert set(books.tasks) == clients.accepted, "a post that was made again made another task"
     kinds = Counter(line["kind"] for line in books.settlements.values())
     assert set(kinds) == {"confirmed"}, "a stop in good order interrupts no call"
     reasons = {

@@ -60,7 +60,11 @@ class Fleet:
 
     async def workers(self, count: int) -> list[Replica]:
         """So many workers, started at the same time."""
-        return list(await asyncio.gather(*(self.start("worker") for _ in range(count))))
+        return await self.several("worker", count)
+
+    async def several(self, role: str, count: int) -> list[Replica]:
+        """So many of one role, started at the same time."""
+        return await asyncio.gather(*(self.start(role) for _ in range(count)))
 
     async def stop(self, replica: Replica, timeout_s: float = 30) -> Ended:
         """End it in good order."""
