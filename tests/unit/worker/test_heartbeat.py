@@ -14,7 +14,7 @@ from app.queue import leases, verbs
 from app.worker.heartbeat import Heartbeat
 from app.worker.recovery import rescue_all
 from tests.support.clock import yielded
-from tests.support.provider import Hang, answer, calls, text, tool_use
+from tests.support.provider import Hang, answer, calls, status, text, tool_use
 from tests.support.seeding import drift, row_of
 
 
@@ -189,4 +189,38 @@ async def test_what_was_rescued_is_not_given_back_by_the_run_that_lost_it(open_w
         await works.stop()
         row = await row_of(works.desk.store)
         assert (row["status"], row["outcome"], row["run_count"]) == ("queued", None, 1)
+        assert await drift(works.desk.store) == []
+
+
+@pytest.mark.parametrize("broken_off", [True, False])
+async def test_what_ran_under_a_lost_lease_is_left_to_its_rescuer(
+    open_works, log_lines, broken_off
+):
+    """Before anybody has taken over: the run books its call, neither ends nor moves its task, and counts as crashed."""
+    hang = Hang()
+
+    async def refuse(_request: object) -> Any:
+        hang.entered.set()
+        await hang.released.wait()
+        raise status(400)
+
+    async with open_works(refuse, slots=1) as works:
+        await works.accept()
+        await works.start()
+        async with asyncio.timeout(10):
+            await hang.entered.wait()
+        works.lease.worker = "w2"  # as the heartbeat does that could not renew it
+        if broken_off:
+            works.pool.abandon()
+        hang.release()
+        async with asyncio.timeout(10):
+            while not log_lines.entries("run_stale"):
+                await yielded()
+        row = await row_of(works.desk.store)
+        assert (row["status"], row["run_count"], row["reserved_nano"]) == ("running", 1, 0)
+        await works.desk.store.write(lambda tx: leases.leave(tx, "w"))
+        await rescue_all(works.desk.store, "lease_expired", 5)
+        (told,) = works.events(TaskRequeued)
+        row = await row_of(works.desk.store)
+        assert (told.reason, row["status"], row["crash_count"]) == ("lease_expired", "queued", 1)
         assert await drift(works.desk.store) == []
