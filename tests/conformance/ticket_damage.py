@@ -26,6 +26,7 @@ TICKET_DAMAGE: list[tuple[set[str], str]] = [
     ({"ticket-left"}, _ticket("done", "status = 'PENDING', started_at_epoch_ms = 1")),
     ({"ticket-left"}, _ticket("never", "status = 'PENDING', started_at_epoch_ms = 1")),
     ({"ticket-left"}, _ticket("done", "application_version = '2', created_at = 1")),
+    ({"ticket-left"}, _ticket("done", "queue_name = 'another', created_at = 1")),
     ({"ticket-left"}, _ticket("runs", "workflow_uuid = 'runs/1'")),
     ({"tickets-unreadable"}, "ALTER TABLE dbos.workflow_status RENAME COLUMN executor_id TO x"),
     (
@@ -52,7 +53,10 @@ TICKETS_CALM: dict[str, str] = {
         "ready", "application_version = NULL, application_name = NULL"
     ),
     "left in line, of any version": _ticket("done", "application_version = NULL, created_at = 1"),
-    "of a task that is held back": "DELETE FROM dbos.workflow_status WHERE workflow_uuid = 'later'",
+    "of a task that is held back": (
+        "WITH t AS (UPDATE tasks SET held_by = 'session', available_at_us = 1 WHERE id = 'later')"
+        " DELETE FROM dbos.workflow_status WHERE workflow_uuid = 'later'"
+    ),
     "of another service": _ticket("done", "name = 'walk', status = 'SUCCESS', completed_at = 1"),
     "younger than a minute": (
         "WITH t AS (UPDATE tasks SET available_at_us = due_at_us WHERE id = 'ready')"
@@ -60,6 +64,10 @@ TICKETS_CALM: dict[str, str] = {
     ),
     "nobody lives": (
         "WITH w AS (DELETE FROM workers) DELETE FROM dbos.workflow_status WHERE workflow_uuid = 'ready'"
+    ),
+    "the last ones have died": (
+        "WITH w AS (UPDATE workers SET expires_at_us = 1)"
+        " DELETE FROM dbos.workflow_status WHERE workflow_uuid = 'ready'"
     ),
     "nobody lives, nothing there": "DELETE FROM workers; DROP SCHEMA dbos CASCADE",
     "everybody has just begun": (
