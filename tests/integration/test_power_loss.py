@@ -79,6 +79,7 @@ async def test_a_disk_that_does_not_sync_is_noticed(tmp_path: Path) -> None:
     assert task_id not in await _survivors(tmp_path / "left")
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("losses", [40, pytest.param(400, marks=pytest.mark.long)])
 async def test_at_any_moment_of_a_busy_service(tmp_path: Path, losses: int) -> None:
     """Cut at random between two of its writes, its last unsynced ones lost, kept or torn: nothing acknowledged is gone."""
