@@ -20,6 +20,7 @@ from app.domain.clock import US_PER_S, SystemClock
 from tests.acceptance.books import Books, check_all, read_books
 from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
 from tests.acceptance.several import POSTERS, Clients
+from tests.acceptance.tickets import executors
 from tests.support.fleet import Fleet, Replica, fleet
 from tests.support.process import simulator
 
@@ -304,7 +305,11 @@ async def test_a_rolling_restart_loses_and_repeats_nothing(
                 await _leave(replicas, clients, *leaving)
             had = len(clients.accepted)
             await _until(lambda: len(clients.accepted) >= had + 8)
+        took_tickets = executors(replica_url)
         books = await _books(replicas, replica_url, upstream, clients.accepted)
+        names = [set(_WORKER.findall("\n".join(one.child.out))) for one in replicas.all]
+    assert sum(map(len, names)) == len(set().union(*names)), "one that starts anew is another one"
+    assert took_tickets <= set().union(*names), "and an executor of its own"
     assert set(books.tasks) == clients.accepted, "a post that was made again made another task"
     kinds = Counter(line["kind"] for line in books.settlements.values())
     assert set(kinds) == {"confirmed"}, "a stop in good order interrupts no call"

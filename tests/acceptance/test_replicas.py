@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.store.postgres import READER_THREADS
 from tests.acceptance.books import check_all, read_books
 from tests.acceptance.client import (
     all_ended,
@@ -18,11 +19,13 @@ from tests.acceptance.client import (
     set_faults,
     submit,
 )
+from tests.acceptance.tickets import connections, executors
 from tests.support.fleet import Fleet, fleet
 from tests.support.hints import hints
 from tests.support.process import run, simulator
 
 pytestmark = pytest.mark.timeout(900)
+_FOLLOWERS = 40
 HANG = {"kind": "timeout", "repeat": 1_000}
 _SLOW = [{"kind": "latency", "delay_s": [0.2, 0.3], "probability": 1}]
 _SOON_S = 25
@@ -52,22 +55,17 @@ async def replicas(
 
 
 async def test_tasks_run_elsewhere_and_are_followed_here(replicas, upstream, replica_url):
-    """Two workers share the work; the API that runs nothing waits, streams and lists."""
+    """Two workers share the work, each as an executor of its own; the API that runs nothing waits, streams and lists."""
     api, *_ = await asyncio.gather(replicas.start("api"), replicas.workers(2))
     async with replicas.client(api) as client:
         answer = await client.post("/tasks", json=TOOLS, headers={"prefer": "wait=30"})
         assert answer.status_code == 200, answer.text
         assert answer.json()["outcome"] == "answered"
         ids = [await submit(client, TOOLS) for _ in range(20)]
-        names = list[str]()
-        async with client.stream(
-            "GET", f"/tasks/{ids[-1]}/events", headers={"accept": "text/event-stream"}
-        ) as stream:
-            names = [line[7:] async for line in stream.aiter_lines() if line.startswith("event: ")]
-        assert (names[0], names[-1]) == ("task_accepted", "task_finished")
-        assert names.count("model_answered") == 4
+        await _followed_by_many(client, ids[-1], replica_url)
         tasks = await all_ended(client, ids)
     assert {task["outcome"] for task in tasks} == {"answered"}
+    took_tickets = executors(replica_url)
     for replica in replicas.all:
         assert (await replicas.stop(replica)).code == 0
     books = read_books(replica_url, await bill_of(upstream))
@@ -79,6 +77,35 @@ async def test_tasks_run_elsewhere_and_are_followed_here(replicas, upstream, rep
         if e["type"] == "task_claimed"
     ]
     assert len(set(claims)) == 2, "both workers had their share"
+    assert took_tickets == set(claims), "and each is an executor of its own"
+
+
+async def _followed_by_many(client: httpx.AsyncClient, task_id: str, url: str) -> None:
+    """All followers of a task see all of it; each process listens once, and reads over as many connections as always."""
+    all_there = asyncio.Barrier(_FOLLOWERS + 1)
+    following = asyncio.gather(*(_followed(client, task_id, all_there) for _ in range(_FOLLOWERS)))
+    await all_there.wait()
+    assert connections(url, "bursar-listener") == 3
+    assert connections(url, "bursar") <= 3 * (READER_THREADS + 1)
+    for names in await following:
+        assert (names[0], names[-1]) == ("task_accepted", "task_finished")
+        assert names.count("model_answered") == 4
+
+
+async def _followed(
+    client: httpx.AsyncClient, task_id: str, all_there: asyncio.Barrier
+) -> list[str]:
+    """Names of the task's events, to its end; the first one is waited with until everybody has it."""
+    names = list[str]()
+    async with client.stream(
+        "GET", f"/tasks/{task_id}/events", headers={"accept": "text/event-stream"}
+    ) as stream:
+        async for line in stream.aiter_lines():
+            if line.startswith("event: "):
+                names.append(line[7:])
+                if len(names) == 1:
+                    await all_there.wait()
+    return names
 
 
 async def test_a_cancel_reaches_the_worker_that_runs_the_task(replicas, upstream):
