@@ -115,6 +115,11 @@ class Link:
         return bool(self._pg.status == pq.ConnStatus.OK)
 
     @property
+    def told_pid(self) -> int:
+        """Which process of the server answers here, as we were told when we logged in; a pooler says anything."""
+        return self._pg.backend_pid
+
+    @property
     def failed(self) -> bool:
         """A statement of the transaction failed, and nothing more can be done in it."""
         return bool(self._pg.transaction_status == pq.TransactionStatus.INERROR)

@@ -6,6 +6,7 @@ import psycopg
 
 from app.domain.errors import StoreTooNew, StoreUnavailable
 from app.store.postgres_link import Link, store_error
+from app.store.postgres_pooler import refuse_shared_sessions
 from app.store.queries import load_migrations
 
 LOCK = 0x42757273_6172
@@ -35,11 +36,13 @@ def prepare(url: str, *, make: bool = True) -> None:
 
     Raises:
         StoreTooNew: the schema was made by a newer version.
-        StoreError: the database cannot be used, or has no schema of this version and none is to be made.
+        StoreError: the database cannot be used, or not through the pooler that is in between, or has no schema of
+            this version and none is to be made.
     """
     link = Link(url)
     link.patience_ms = _MIGRATION_TIMEOUT_MS
     try:
+        refuse_shared_sessions(link, url)
         if not make:
             refuse_other_versions(link)
         version, known = _version(link), len(load_migrations())
