@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 
 from app.domain.clock import Clock
-from app.domain.errors import StoreClosed, StoreError
+from app.domain.errors import StaleLease, StoreClosed, StoreError
 from app.store.port import Operation, Store, T
 
 _RETRY_S = 1.0
@@ -81,7 +81,10 @@ async def _ended(write: asyncio.Future[T], told: Callable[[T], None] = _ignored)
         await asyncio.wait({write})
     if write.cancelled():
         return
-    if write.exception() is not None:
-        _log.error("write_lost", exc_info=write.exception())
+    error = write.exception()
+    if isinstance(error, StaleLease):  # as it must be when others have taken over
+        _log.warning("write_refused", extra={"error_message": str(error)})
+    elif error is not None:
+        _log.error("write_lost", exc_info=error)
     else:
         told(write.result())

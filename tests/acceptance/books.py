@@ -178,6 +178,22 @@ def check_steps(books: Books) -> None:
                     pass
 
 
+def check_runs(books: Books) -> None:
+    """No run wrote anything once the next one had claimed its task; only a presumed line may have been confirmed."""
+    claims = {
+        task_id: [(e["run"], e["at_us"]) for e in events if e["type"] == "task_claimed"]
+        for task_id, events in books.events.items()
+    }
+    for task_id, events in books.events.items():
+        writers = [event["run"] for event in events]
+        assert writers == sorted(writers), f"a stale run wrote in the journal of {task_id}"
+        runs = [run for run, _ in claims[task_id]]
+        assert runs == list(range(1, len(runs) + 1)), f"{task_id} was claimed twice for a run"
+    for line in (*books.reservations.values(), *books.settlements.values()):
+        later_us = [at_us for run, at_us in claims[line["task_id"]] if run > line["run"]]
+        assert line["at_us"] <= min(later_us, default=line["at_us"]), f"a stale run wrote {line}"
+
+
 def check_requests(books: Books, requests: list[Row]) -> None:
     """Of all that was sent: nothing before its reservation was written, nothing twice."""
     for request in requests:

@@ -10,10 +10,11 @@ from app.budget.ledger import Attempt, reserve, settle
 from app.budget.ledger import Kind as LineKind
 from app.domain.errors import StaleLease
 from app.domain.task import LOCAL_OWNER, Claim
-from app.journal.journal import Recorded, read_all
+from app.journal.journal import Recorded, fence, read_all
 from app.llm.booking import book_unsent
 from app.llm.provider import ModelFailure
 from app.queue import leases, verbs
+from app.store.persist import persist
 from app.worker.recovery import rescue_all
 from tests.support.clock import yielded
 from tests.support.desk import Desk, call_of, open_desk
@@ -143,6 +144,26 @@ async def test_a_late_answer_is_told_of_although_its_run_is_stopped_meanwhile(tm
         assert await held_up
         assert (await lines_of(desk.store))["presumed_nano"] == 0
         assert len(log_lines.entries("late_answer")) == 1
+
+
+async def test_a_refused_write_of_a_run_that_is_stopped_is_no_alarm(tmp_path, log_lines):
+    """Its lease is lost, so nothing else can become of it; the log says so, and not that something was lost."""
+    async with open_desk(tmp_path) as desk:
+        claim = await claimed(desk.store)
+        await stolen(desk)
+        gate = threading.Event()
+        held_up = desk.store.inner.begin_write(lambda _tx: gate.wait(10))
+        writing = asyncio.create_task(
+            persist(desk.store, desk.clock, lambda tx: fence(tx, claim.subject))
+        )
+        await yielded()
+        writing.cancel("lease_lost")
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        assert await held_up
+    assert len(log_lines.entries("write_refused")) == 1
+    assert log_lines.entries("write_lost") == []
 
 
 async def test_an_answer_without_a_price_stays_presumed(tmp_path):
