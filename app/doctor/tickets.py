@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from app.doctor.findings import Finding
 from app.domain.clock import US_PER_S
+from app.queue import tickets
 from app.store.port import Row, Tx
 
 LINE_LIMIT = 256
@@ -66,37 +67,33 @@ def _of_line(tx: Tx) -> Iterator[Finding]:
 
 def _wrong(ticket: Row, now_us: int) -> tuple[str, str] | None:
     """Why this ticket brings its task to no worker."""
-    from app.queue import dispatch  # noqa: PLC0415  (the dispatcher, where it is used)
-
     status = ticket["status"]
     if status is None:
         return "ticket-missing", "is missing"
-    if status in dispatch.ENDED:
+    if status in tickets.ENDED:
         return "ticket-missing", f"has ended ({status})"
-    if status == dispatch.HELD:
+    if status == tickets.HELD:
         held_us = now_us - (ticket["started_at_epoch_ms"] or 0) * _US_PER_MS
         if held_us <= MENDED_US:
             return None
         return "ticket-stuck", f"is held by {ticket['executor_id']} for {held_us // US_PER_S} s"
     taken = {
-        "name": (dispatch.WORKFLOW,),
-        "queue_name": (dispatch.QUEUE,),
-        "application_version": (dispatch.VERSION, None),
-        "application_name": (dispatch.QUEUE, None),
-        "status": (dispatch.ENQUEUED,),
+        "name": (tickets.WORKFLOW,),
+        "queue_name": (tickets.QUEUE,),
+        "application_version": (tickets.VERSION, None),
+        "application_name": (tickets.QUEUE, None),
+        "status": (tickets.ENQUEUED,),
     }
     other = [f"{name} {ticket[name]}" for name, ours in taken.items() if ticket[name] not in ours]
     return ("ticket-stranded", f"is for nobody: {', '.join(other)}") if other else None
 
 
 def _left(tx: Tx) -> Iterator[Finding]:
-    from app.queue import dispatch  # noqa: PLC0415  (the dispatcher, where it is used)
-
     for row in tx.all(
         "tickets_left",
-        name=dispatch.WORKFLOW,
-        queue=dispatch.QUEUE,
-        version=dispatch.VERSION,
+        name=tickets.WORKFLOW,
+        queue=tickets.QUEUE,
+        version=tickets.VERSION,
         before_ms=(tx.now_us - TIDIED_US) // _US_PER_MS,
         limit=LEFT_LIMIT,
     ):

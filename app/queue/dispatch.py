@@ -23,21 +23,14 @@ from dbos import error as dbos_errors
 
 from app.domain.errors import StoreUnavailable
 from app.domain.record import record
+from app.queue.tickets import ENDED, HELD, QUEUE, VERSION, WORKFLOW
 from app.store.port import T
 
-QUEUE = "bursar"
-WORKFLOW = "run"
-VERSION = "1"
-"""Constant: under another version DBOS would strand what is under way. What a ticket means may never change."""
 POLL_S = 0.1
 EXECUTOR_THREADS = 32
 _LEAVE_S = 5.0
 """How long a worker of DBOS may take to end: it may be waiting for the database."""
 POOL_SIZE = 6
-ENQUEUED = "ENQUEUED"
-WAITING = (ENQUEUED, "DELAYED")
-HELD = "PENDING"
-ENDED = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 FIRST = 1
 """DBOS's most urgent number; an unset one would go before everything."""
 _LAST = 2**31 - 1

@@ -12,7 +12,8 @@ from app.domain.clock import US_PER_S
 from app.domain.record import record
 from app.queue import verbs
 from app.queue.caps import Caps, release_held
-from app.queue.dispatch import ENDED, FIRST, HELD, WAITING, Dispatch, Standing, Ticket, priority_of
+from app.queue.dispatch import FIRST, Dispatch, Standing, Ticket, priority_of
+from app.queue.tickets import ENDED, HELD, WAITING
 from app.store.port import Row, Store, Tx
 
 BATCH_LIMIT = 256

@@ -14,6 +14,11 @@ from app.store.postgres_tx import PostgresTx, load_statements
 from app.store.postgres_words import Statement
 
 _LONG_MS = 3_600_000
+_IDLE_MS = 60_000
+"""It holds no lock; a busy machine may take its time between two pages."""
+_PATIENT = (
+    f"SET statement_timeout = {_LONG_MS}; SET idle_in_transaction_session_timeout = {_IDLE_MS}"
+)
 _ONLY_HERE = "sql_postgres"
 """The folder of what is read from outside the service, and from PostgreSQL only."""
 _BEGIN = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {NOW_US}"
@@ -29,7 +34,7 @@ def snapshot_at(url: str) -> Iterator[Tx]:
     with closing(Link(url)) as link:
         try:
             refuse_other_versions(link)
-            link.simple(f"SET statement_timeout = {_LONG_MS}")  # it may have to look at everything
+            link.simple(_PATIENT)  # it may have to look at everything
             link.patience_ms = _LONG_MS
             now_us = int(link.simple(_BEGIN).get_value(0, 0) or 0)
             yield PostgresTx(link, {**load_statements(), **load_statements(_ONLY_HERE)}, now_us)

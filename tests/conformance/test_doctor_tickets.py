@@ -114,3 +114,11 @@ def test_every_query_of_the_tickets_is_one_that_is_asked(replica_url: str) -> No
     assert not names & load_queries().keys()
     with snapshot_at(replica_url) as tx:
         assert len(tx.all("ticket_columns")) > 30
+
+
+def test_the_doctor_may_take_its_time(replica_url: str) -> None:
+    """Who writes is cut off after five silent seconds; a snapshot holds nothing that others wait for."""
+    with snapshot_at(replica_url) as tx:
+        assert isinstance(tx, PostgresTx)
+        shown = tx._link.simple("SHOW idle_in_transaction_session_timeout").get_value(0, 0)
+    assert shown == b"1min"

@@ -14,9 +14,10 @@ from app.domain.task import Claim, Conclusion, Outcome
 from app.journal.feed import Feed
 from app.queue import leases, verbs
 from app.queue.caps import NO_CAPS
-from app.queue.dispatch import HELD, QUEUE, Dispatch, Standing, Ticket
+from app.queue.dispatch import Dispatch, Standing, Ticket
 from app.queue.distributed import Bounds, DistributedQueue
 from app.queue.sweep import Sweep
+from app.queue.tickets import HELD, QUEUE
 from app.store.port import Operation, Store, T
 from app.store.postgres import PostgresStore
 from app.worker.recovery import rescue_all

@@ -14,14 +14,12 @@ from app.domain.clock import SystemClock
 from app.queue.dispatch import (
     EXECUTOR_THREADS,
     FIRST,
-    HELD,
     POLL_S,
-    QUEUE,
-    VERSION,
     Dispatch,
     Ticket,
     priority_of,
 )
+from app.queue.tickets import HELD, QUEUE, VERSION
 from tests.support.clock import START_US
 
 _CLOCK = SystemClock()
