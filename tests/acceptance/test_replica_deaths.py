@@ -298,7 +298,7 @@ async def test_a_rolling_restart_loses_and_repeats_nothing(
         (first, second), (worker,) = await asyncio.gather(
             replicas.several("serve", 2), replicas.workers(1)
         )
-        async with _posting(first, second, posters=3) as clients:
+        async with _posting(first, second, posters=2) as clients:
             for leaving in ((first,), (worker, second)):
                 await leaving[0].child.lines(20, timeout_s=120)
                 clients.add(await replicas.start("serve"))
