@@ -56,18 +56,17 @@ async def upstream(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def _posting(*apis: Replica, posters: int = POSTERS) -> AsyncIterator[Clients]:
-    """Work comes in during the block; after it every accepted task has ended."""
+    """Work comes in during the block; after it every accepted task has ended. What a poster is told wrong ends the block."""
     clients = Clients(_BODIES, posters)
     for api in apis:
         clients.add(api)
-    posting = asyncio.create_task(clients.run())
     try:
-        yield clients
-        clients.stopping = True
-        await posting
+        async with asyncio.TaskGroup() as group:
+            group.create_task(clients.run())
+            yield clients
+            clients.stopping = True
         await clients.all_ended()
     finally:
-        posting.cancel()
         await clients.close()
 
 
