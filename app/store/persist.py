@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from app.domain.clock import Clock
 from app.domain.errors import StaleLease, StoreClosed, StoreError
@@ -76,9 +77,15 @@ async def _until_written(
 
 
 async def _ended(write: asyncio.Future[T], told: Callable[[T], None] = _ignored) -> None:
-    """Wait for the end of a write that nobody else waits for any more."""
-    if not write.done():
+    """Wait for the end of a write that nobody else waits for any more. It is told of even if this wait is cancelled, too."""
+    if write.done():
+        _tell(told, write)
+    else:
+        write.add_done_callback(partial(_tell, told))
         await asyncio.wait({write})
+
+
+def _tell(told: Callable[[T], None], write: asyncio.Future[T]) -> None:
     if write.cancelled():
         return
     error = write.exception()

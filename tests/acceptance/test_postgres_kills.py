@@ -135,7 +135,7 @@ async def _since(begun_s: float, wait: Awaitable[object]) -> float:
     ("kills", "every_s"),
     [
         pytest.param(100, (1, 5), id="every few seconds"),
-        pytest.param(50, (5, 40), id="now and then"),
+        pytest.param(40, (5, 40), id="now and then"),
     ],
 )
 async def test_killed_again_and_again(

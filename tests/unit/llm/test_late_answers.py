@@ -124,7 +124,10 @@ async def test_a_late_answer_above_its_reservation_is_an_alarm(tmp_path, log_lin
     assert line["surplus_usd"] > 0
 
 
-async def test_a_late_answer_is_told_of_although_its_run_is_stopped_meanwhile(tmp_path, log_lines):
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_late_answer_is_told_of_although_its_run_is_stopped_meanwhile(
+    tmp_path, log_lines, times
+):
     """The lease's loss is heard of while the answer is being written: it is booked, and the log says so."""
     async with open_desk(tmp_path, Hang(SAID)) as desk:
         hang: Any = desk.provider.script[0]
@@ -137,11 +140,14 @@ async def test_a_late_answer_is_told_of_although_its_run_is_stopped_meanwhile(tm
         hang.release()
         for _ in range(20):
             await yielded()
-        asking.cancel("lease_lost")
+        for _ in range(times):
+            asking.cancel("lease_lost")
+            await yielded()
         gate.set()
         with pytest.raises(asyncio.CancelledError):
             await asking
         assert await held_up
+        await desk.store.write(lambda _tx: None)  # comes after it
         assert (await lines_of(desk.store))["presumed_nano"] == 0
         assert len(log_lines.entries("late_answer")) == 1
 
