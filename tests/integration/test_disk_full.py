@@ -1,7 +1,7 @@
 """A disk that fills up under a whole service: typed errors, nothing lost, nothing bought twice, back by itself."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -19,49 +19,38 @@ from tests.acceptance.books import check_all, opened, read_books
 from tests.support.clock import FakeClock, yielded
 from tests.support.disk import Disk, owned
 from tests.support.loglines import LineChecker
-from tests.support.pgdisk import PostgresDisk, postgres_disk
 from tests.support.service import Running, started
 
 _BACK_S = 10.0
 """How soon the service is at work again once it can be."""
 _TOOLS: dict[str, Any] = {"tools": ["calculator"], "complexity": "simple"}
 _CLOCK = SystemClock()
-AnyDisk = Disk | PostgresDisk
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[AnyDisk]:
-    """The disk under the database; how much a unit of its room is differs."""
-    if request.param == "sqlite":
-        with owned(tmp_path / "data") as files:
-            yield files
-        return
-    with postgres_disk(request.getfixturevalue("replica_url")) as server:
-        yield server
 
 
 @asynccontextmanager
-async def _on(disk: AnyDisk, folder: Path, **given: Any) -> AsyncIterator[Running]:
+async def _on(disk: Disk, **given: Any) -> AsyncIterator[Running]:
     """A service on that disk; at its end the books are right, on both sides, and the file is whole."""
-    place: dict[str, Any] = {"data_dir": folder / "data"}
-    if isinstance(disk, PostgresDisk):
-        place["database_url"] = disk.url
-    async with started(folder, disk_floor_bytes=0, grace_s=5.0, **place, **given) as bursar:
+    async with started(disk.folder, disk_floor_bytes=0, grace_s=5.0, **given) as bursar:
         yield bursar
         disk.room = None
         simulator = bursar.simulator
         tasks = (await bursar.client.get("/tasks", params={"limit": 200})).json()["tasks"]
         for task in tasks:
             await bursar.finished(task["id"])
-    path = disk.url if isinstance(disk, PostgresDisk) else disk.folder / DATABASE_NAME
-    books = read_books(path, simulator.bill.as_json(with_lines=True))
-    check_all(books, {task["id"] for task in tasks})
-    if isinstance(path, Path):
-        with opened(path) as connection:
-            assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
-    assert len(simulator.log.seen) == simulator.seen_count, "the log has forgotten some"
+    path = disk.folder / DATABASE_NAME
+    check_all(
+        read_books(path, simulator.bill.as_json(with_lines=True)), {task["id"] for task in tasks}
+    )
+    with opened(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        reserved = {
+            "/".join(map(str, row))
+            for row in connection.execute(
+                "SELECT task_id, step, attempt FROM ledger_lines WHERE ended = 0"
+            )
+        }
     asked = {seen.headers[REFERENCE_HEADER] for seen in simulator.log.seen}
-    assert asked <= set(books.reservations), "a model call without a written reservation"
+    assert asked <= reserved, "a model call without a written reservation"
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -81,62 +70,60 @@ async def _ready(bursar: Running) -> None:
         assert _CLOCK.monotonic_s() - since_s < _BACK_S
 
 
-async def test_a_full_disk_under_a_running_call(
-    tmp_path: Path, disk: AnyDisk, log_lines: LineChecker
-) -> None:
+async def test_a_full_disk_under_a_running_call(tmp_path: Path, log_lines: LineChecker) -> None:
     """The answer that comes meanwhile is kept and written later; nobody is claimed; everything goes on."""
-    async with _on(disk, tmp_path, workers=1) as bursar:
-        bursar.script({"kind": "latency", "delay_s": 2.0})
-        running = await bursar.submit('Work. [[sim {"steps": 1}]]', **_TOOLS)
-        await bursar.saw(running["id"], "attempt_started")
-        waiting = await bursar.submit()
-        await _until(lambda: len(bursar.simulator.bill.lines) == 1)
-        disk.room = 0
-        await _until(lambda: _postponed(log_lines) > 1)
-        refused = await bursar.client.post("/tasks", json={"task": "x"})
-        assert refused.status_code == 507
-        assert refused.json()["type"] == "urn:bursar:problem:store-full"
-        assert int(refused.headers["retry-after"]) > 0
-        probe = await bursar.client.get("/readyz")
-        assert (probe.status_code, probe.json()["type"]) == (
-            503,
-            "urn:bursar:problem:store-full",
-        )
-        assert (await bursar.client.get("/healthz")).status_code == 200
-        for task, status in ((running, "running"), (waiting, "queued")):
-            shown = (await bursar.client.get(task["links"]["self"])).json()
-            assert shown["status"] == status
-        assert len(bursar.simulator.log.seen) == 1, (
-            "the answer was paid for, and is not written yet"
-        )
-        disk.room = None
-        since_s = _CLOCK.monotonic_s()
-        await _ready(bursar)
-        assert (await bursar.finished(running["id"]))["outcome"] == "answered"
-        assert (await bursar.finished(waiting["id"]))["outcome"] == "answered"
-        assert _CLOCK.monotonic_s() - since_s < _BACK_S
-        assert len(bursar.simulator.bill.lines) == 3
-        tasks = (await bursar.client.get("/tasks")).json()["tasks"]
-        assert {task["id"] for task in tasks} == {running["id"], waiting["id"]}
+    with owned(tmp_path / "data") as disk:
+        async with _on(disk, workers=1) as bursar:
+            bursar.script({"kind": "latency", "delay_s": 2.0})
+            running = await bursar.submit('Work. [[sim {"steps": 1}]]', **_TOOLS)
+            waiting = await bursar.submit()
+            await _until(lambda: len(bursar.simulator.bill.lines) == 1)
+            disk.room = 0
+            await _until(lambda: _postponed(log_lines) > 1)
+            refused = await bursar.client.post("/tasks", json={"task": "x"})
+            assert refused.status_code == 507
+            assert refused.json()["type"] == "urn:bursar:problem:store-full"
+            assert int(refused.headers["retry-after"]) > 0
+            probe = await bursar.client.get("/readyz")
+            assert (probe.status_code, probe.json()["type"]) == (
+                503,
+                "urn:bursar:problem:store-full",
+            )
+            assert (await bursar.client.get("/healthz")).status_code == 200
+            for task, status in ((running, "running"), (waiting, "queued")):
+                shown = (await bursar.client.get(task["links"]["self"])).json()
+                assert shown["status"] == status
+            assert len(bursar.simulator.log.seen) == 1, (
+                "the answer was paid for, and is not written yet"
+            )
+            disk.room = None
+            since_s = _CLOCK.monotonic_s()
+            await _ready(bursar)
+            assert (await bursar.finished(running["id"]))["outcome"] == "answered"
+            assert (await bursar.finished(waiting["id"]))["outcome"] == "answered"
+            assert _CLOCK.monotonic_s() - since_s < _BACK_S
+            assert len(bursar.simulator.bill.lines) == 3
+            tasks = (await bursar.client.get("/tasks")).json()["tasks"]
+            assert {task["id"] for task in tasks} == {running["id"], waiting["id"]}
 
 
-async def test_a_disk_that_is_full_again_and_again(tmp_path: Path, disk: AnyDisk) -> None:
+async def test_a_disk_that_is_full_again_and_again(tmp_path: Path) -> None:
     """Full at every moment of thirty tasks' ways: each ends once, and the books agree line by line."""
     draw = Random(19)  # noqa: S311
-    rooms = (0, 20, 60) if isinstance(disk, PostgresDisk) else (0, 5_000, 30_000)
-    async with _on(disk, tmp_path, workers=8) as bursar:
-        for _ in range(6):
-            for _ in range(5):
-                await bursar.submit('Work. [[sim {"steps": 2, "parallel": 2}]]', **_TOOLS)
-            await _CLOCK.sleep(draw.uniform(0, 0.1))
-            disk.room = draw.choice(rooms)
-            before = disk.refused
-            async with asyncio.timeout(20):
-                while disk.refused == before:
-                    await bursar.client.post("/tasks", json={"task": "Fill. " * 2_000})
-            disk.room = None
-            await _ready(bursar)
-    assert disk.refused >= 6
+    with owned(tmp_path / "data") as disk:
+        async with _on(disk, workers=8) as bursar:
+            for _ in range(6):
+                for _ in range(5):
+                    await bursar.submit('Work. [[sim {"steps": 2, "parallel": 2}]]', **_TOOLS)
+                await _CLOCK.sleep(draw.uniform(0, 0.1))
+                disk.room = draw.choice((0, 5_000, 30_000))
+                before = disk.refused
+                async with asyncio.timeout(20):
+                    while disk.refused == before:
+                        await bursar.client.post("/tasks", json={"task": "Fill. " * 2_000})
+                disk.room = None
+                await _ready(bursar)
+        assert disk.refused >= 6
 
 
 async def test_a_stop_while_the_disk_is_full(tmp_path: Path, log_lines: LineChecker) -> None:
