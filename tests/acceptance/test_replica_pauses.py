@@ -101,7 +101,7 @@ def _report(books: Books, workers: list[Replica], pauses: int, clients: Clients)
     assert late >= paid, "each late answer that cost something is told of"
     sys.stdout.write(
         f"{pauses} pauses: {len(books.tasks)} tasks, {len(settlements)} calls, {lost} leases lost,"
-        f" {taken_over} runs taken over, {stale} of them heard of it as they wrote; {late} late answers refused"
+        f" {taken_over} runs taken over, {stale} stale ones ended; {late} late answers refused"
         f" and confirmed, {stopped} other writes refused, {presumed} calls presumed, {clients.refused} posts"
         " refused\n"
     )
