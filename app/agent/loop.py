@@ -1,8 +1,10 @@
 """The agent loop: ask the model, run its tools, ask again, until a verdict ends the task."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from app.agent.caching import NO_CACHING, Caching
 from app.agent.classify import Classifier, due
@@ -299,7 +301,7 @@ class AgentLoop:
         if len(answering) == 1:  # mostly: it needs no task of its own
             results = [await answering[0]]
         else:
-            results = await asyncio.gather(*answering)
+            results = await _side_by_side(answering)
         for use, result in zip(pending, results, strict=True):
             job.transcript.tool_answered(use.id, result.content, is_error=result.is_error)
 
@@ -363,6 +365,17 @@ class AgentLoop:
             ),
             clock=self._clock,
         )
+
+
+async def _side_by_side(answering: "list[Coroutine[Any, Any, ToolResult]]") -> list[ToolResult]:
+    """All the results; when one cannot be had, the others are told to stop."""
+    tasks = [asyncio.ensure_future(one) for one in answering]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
 
 
 def _out_of_steps(job: Job) -> Conclusion:

@@ -27,6 +27,6 @@ def position(cursor: str | None) -> tuple[int, str]:
         at_us = int(created_at_us)
     except (binascii.Error, UnicodeError, ValueError):
         at_us, task_id = -1, ""
-    if not 0 <= at_us <= _FAR_FUTURE_US or not task_id:
+    if not 0 <= at_us <= _FAR_FUTURE_US or not task_id or "\x00" in task_id:
         raise HTTPException(400, "The cursor is not one that this service gave out.")
     return at_us, task_id

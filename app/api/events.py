@@ -103,7 +103,9 @@ async def _stream(
         return Response(status_code=204)  # tells an EventSource to stop reconnecting
     if not known:  # it would wait for ever: the task ends before it has so many events
         raise HTTPException(400, "Last-Event-ID must be the id of an event of this task.")
-    messages = _counted(services, (_live if deltas else _pages)(services, subject, after))
+    ended = TaskStatus(row["status"]).terminal
+    pages = (_live if deltas else _pages)(services, subject, after, ended=ended)
+    messages = _counted(services, pages)
     return StreamingResponse(messages, media_type="text/event-stream", headers=_STREAM_HEADERS)
 
 
@@ -117,14 +119,21 @@ async def _counted(services: Services, messages: AsyncGenerator[bytes]) -> Async
         services.metrics.sse_clients.dec()
 
 
-async def _pages(services: Services, subject: Subject, after: int) -> AsyncGenerator[bytes]:
-    async for page in services.feed.follow(services.store, subject, after=after, idle_s=PING_S):
+async def _pages(
+    services: Services, subject: Subject, after: int, *, ended: bool
+) -> AsyncGenerator[bytes]:
+    following = services.feed.follow(
+        services.store, subject, after=after, idle_s=PING_S, ended=ended
+    )
+    async for page in following:
         yield b"".join(_message(entry) for entry in page) or b": ping\n\n"
 
 
-async def _live(services: Services, subject: Subject, after: int) -> AsyncGenerator[bytes]:
+async def _live(
+    services: Services, subject: Subject, after: int, *, ended: bool
+) -> AsyncGenerator[bytes]:
     """The same with the text being written between them; it waits for nobody, and is lost where it cannot be sent."""
-    pages = _pages(services, subject, after)
+    pages = _pages(services, subject, after, ended=ended)
     with services.live.watch(subject.task_id) as watcher:
         page = _next(pages, watcher)
         try:

@@ -22,6 +22,7 @@ from app.store.port import Row, Tx
 router = APIRouter(route_class=GuardedRoute, tags=["ledger"])
 PAGE_LIMIT = 1_000
 _NUMBER_LIMIT = 2**62
+_COUNT_LIMIT = 2**31
 _START = (-1, "", 0, 0, 0)
 _KEY = ("at_us", "task_id", "step", "attempt", "ended")
 _NOT_FOUND: dict[int | str, dict[str, Any]] = {
@@ -127,6 +128,16 @@ def _cursor(row: Row) -> str:
     return base64.urlsafe_b64encode(key).decode().rstrip("=")
 
 
+def _could_be(key: list[Any]) -> bool:
+    """Whether a line can have this key; not every store can be asked for any other."""
+    at_us, task_id, *numbers = key
+    return (
+        abs(at_us) <= _NUMBER_LIMIT
+        and "\x00" not in task_id
+        and all(0 <= number < _COUNT_LIMIT for number in numbers)
+    )
+
+
 def _position(cursor: str | None) -> tuple[object, ...]:
     if cursor is None:
         return _START
@@ -135,6 +146,6 @@ def _position(cursor: str | None) -> tuple[object, ...]:
     except (binascii.Error, ValueError):
         found = None
     known = isinstance(found, list) and [type(p) for p in found] == [int, str, int, int, int]
-    if not known or any(isinstance(p, int) and abs(p) > _NUMBER_LIMIT for p in found):
+    if not known or not _could_be(found):
         raise HTTPException(400, "The cursor is not one that this service gave out.")
     return tuple(found)

@@ -4,7 +4,7 @@ from app.budget.keys import Principal
 from app.domain.errors import SubmissionRefused
 from app.domain.record import record
 from app.domain.task import TaskStatus
-from app.queue.verbs import spec_of
+from app.queue.spec import spec_of
 from app.store.port import Operation, Tx
 
 SUBTASK_DEPTH_LIMIT = 4

@@ -11,7 +11,7 @@ from app.domain.clock import US_PER_S, rfc3339
 from app.domain.money import usd_from_nano
 from app.domain.task import Outcome, Routing, TaskSpec, TaskStatus, Urgency
 from app.queue.retrying import needs, used_steps
-from app.queue.verbs import spec_of
+from app.queue.spec import spec_of
 from app.store.port import Row, Tx
 
 _ECONOMY = f'"urgency":"{Urgency.ECONOMY}"'

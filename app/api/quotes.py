@@ -23,7 +23,7 @@ from app.domain.money import usd_from_nano
 from app.domain.record import record
 from app.domain.task import Complexity, TaskSpec, Urgency
 from app.llm.pricing import PriceRow
-from app.queue.verbs import spec_of
+from app.queue.spec import spec_of
 from app.store.port import Tx
 
 router = APIRouter(route_class=GuardedRoute, tags=["usage"])

@@ -22,7 +22,7 @@ from app.domain.task import Subject, TaskSpec
 from app.journal.events import TaskBudgetSet
 from app.journal.journal import append
 from app.queue.retrying import Changes, failed_task, retry
-from app.queue.verbs import spec_of
+from app.queue.spec import spec_of
 from app.store.port import Operation, Row, Tx
 
 router = APIRouter(route_class=GuardedRoute, tags=["tasks"])

@@ -81,6 +81,12 @@ def open_account(
     )
 
 
+def open_blocked(tx: Tx, cause: BudgetExhausted, owner: str) -> None:
+    """Whoever raises or lifts the budget that a task waits for must find it, though nobody has used it yet."""
+    scope = Scope(cause.scope, cause.scope_id)
+    open_account(tx, scope, "" if scope.kind.startswith("service") else owner, cause.limit_nano)
+
+
 def set_limit(tx: Tx, scope: Scope, limit_nano: int, warn_percent: int = WARN_PERCENT) -> None:
     """Change a limit. One below what is spent is accepted: it blocks new calls."""
     tx.later(

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from app.domain.task import Subject
-from app.journal.events import TaskErased, TaskFinished
+from app.journal.events import TaskErased, TaskFinished, TaskRetried
 from app.journal.hints import Hint
 from app.journal.journal import PAGE_LIMIT, Recorded, read
 from app.store.port import Store
@@ -65,7 +65,13 @@ class Feed:
             self._wake(task_id)
 
     async def follow(
-        self, store: Store, subject: Subject, *, after: int = 0, idle_s: float = 15.0
+        self,
+        store: Store,
+        subject: Subject,
+        *,
+        after: int = 0,
+        idle_s: float = 15.0,
+        ended: bool = False,
     ) -> AsyncIterator[list[Recorded]]:
         """Pages of entries after number `after`, as they come, until `stop`, or the end of the task.
 
@@ -74,14 +80,14 @@ class Feed:
         An empty page says that nothing happened for `idle_s` seconds.
         """
         with self.watch(subject.task_id) as woken:
-            idle_at_s, ended = _now_s() + idle_s, False
+            idle_at_s = _now_s() + idle_s
             while not self._stopping:
                 woken.clear()
                 page = await self._page(store, subject, after)
                 if page:
                     after = page[-1].seq
                     yield page
-                    ended = isinstance(page[-1].event, TaskFinished | TaskErased)
+                    ended = _has_ended(page, ended=ended)
                     if ended and len(page) < PAGE_LIMIT:  # else a retry may follow it
                         return
                 elif ended:
@@ -136,6 +142,19 @@ class Feed:
             followers.discard(woken)
             if not followers:
                 self._followers.pop(task_id, None)
+
+
+def _has_ended(page: list[Recorded], *, ended: bool) -> bool:
+    """Whether the task has, after these: only a retry follows its end; a budget may be set later, too."""
+    for entry in page:
+        match entry.event:
+            case TaskFinished() | TaskErased():
+                ended = True
+            case TaskRetried():
+                ended = False
+            case _:
+                pass
+    return ended
 
 
 def _now_s() -> float:

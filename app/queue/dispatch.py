@@ -36,7 +36,7 @@ FIRST = 1
 _LAST = 2**31 - 1
 _ERA_S = 1_767_225_600
 """Ranks count from 2026: seconds since then fit DBOS's 31 bits for 68 years."""
-_ROW_S = 600_000_000
+ROW_S = 600_000_000
 """Farther apart than the ranks of any two tasks."""
 _US_PER_S = 1_000_000
 Arrival = Callable[[str, int], Awaitable[None]]
@@ -70,6 +70,7 @@ class Standing:
     status: str
     arrived_at_us: int
     """When a worker took it; 0 before that."""
+    priority: int = FIRST
 
 
 def priority_of(rank_us: int, behind: int = 0) -> int:
@@ -78,7 +79,7 @@ def priority_of(rank_us: int, behind: int = 0) -> int:
     So many rows `behind` the first, it comes after all of the rows before.
     """
     rank_s = max(rank_us // _US_PER_S - _ERA_S, FIRST + 1)
-    return min(rank_s + behind * _ROW_S, _LAST)
+    return min(rank_s + behind * ROW_S, _LAST)
 
 
 class Dispatch:
@@ -191,7 +192,10 @@ class Dispatch:
                 **wanted, name=WORKFLOW, load_input=False, load_output=False
             )
         )
-        return [Standing(f.workflow_id, f.status, (f.dequeued_at or 0) * 1_000) for f in found]
+        return [
+            Standing(f.workflow_id, f.status, (f.dequeued_at or 0) * 1_000, f.priority or FIRST)
+            for f in found
+        ]
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         try:

@@ -225,10 +225,15 @@ class DistributedQueue:
         claiming = asyncio.create_task(self._claim(task_id, run), name=f"claim-{ticket}")
         self._claiming.add(claiming)
         claiming.add_done_callback(self._claiming.discard)
-        claim = await asyncio.shield(claiming)
+        try:
+            claim = await asyncio.shield(claiming)
+        except Exception:  # the slot that waits is free for another one
+            self._free.release()
+            raise
         if claim is None and self._stopping:
             await asyncio.Event().wait()
         if claim is None:
+            self._sweep.spent(ticket)
             self._free.release()
             return
         over = self._over.get(claim.subject)

@@ -13,7 +13,8 @@ from app.domain.record import record
 from app.domain.task import Outcome, Subject, TaskSpec, TaskStatus
 from app.journal.events import TaskRetried
 from app.journal.journal import append
-from app.queue.verbs import AGEING_US, spec_of
+from app.queue.spec import spec_of
+from app.queue.verbs import AGEING_US
 from app.store.port import Row, Tx
 
 

@@ -12,7 +12,7 @@ from app.domain.clock import US_PER_S
 from app.domain.record import record
 from app.queue import verbs
 from app.queue.caps import Caps, release_held
-from app.queue.dispatch import FIRST, Dispatch, Standing, Ticket, priority_of
+from app.queue.dispatch import FIRST, ROW_S, Dispatch, Standing, Ticket, priority_of
 from app.queue.tickets import ENDED, HELD, WAITING
 from app.store.port import Row, Store, Tx
 
@@ -58,8 +58,8 @@ class Sweep:
         self._caps = caps
         self.any_held = False
         """Some tasks wait for a place under a concurrency limit."""
-        self._seen_s: dict[str, float] = {}
-        """Tickets that were in the queue when looked for, and when that was."""
+        self._seen: dict[str, tuple[float, int]] = {}
+        """Tickets that were in the queue when looked for: when that was, in seconds, and their priority."""
         self._next_tidy_s = 0.0
         self._offset = 0
 
@@ -74,6 +74,10 @@ class Sweep:
         if monotonic_s >= self._next_tidy_s:
             self._next_tidy_s = monotonic_s + TIDY_INTERVAL_S
             await self._tidy()
+
+    def spent(self, ticket: str) -> None:
+        """It arrived here without effect: that it was seen in the queue says nothing any more."""
+        self._seen.pop(ticket, None)
 
     async def _rows(self) -> None:
         """What time, budgets and limits have changed for tasks that wait. Looked for by a reader: mostly there is nothing."""
@@ -98,21 +102,31 @@ class Sweep:
             return [_ticket(row) for row in rows], tx.now_us
 
         first, now_us = await self._store.read(op)
-        self._seen_s = {t: s for t, s in self._seen_s.items() if s > monotonic_s - RECHECK_S}
-        tickets = {ticket.id: ticket for ticket in first if ticket.id not in self._seen_s}
+        recent_s = monotonic_s - RECHECK_S
+        self._seen = {t: seen for t, seen in self._seen.items() if seen[0] > recent_s}
+        tickets = {ticket.id: ticket for ticket in first if not self._was_seen(ticket)}
         if not tickets:
             return
         standing = await self._dispatch.standing(list(tickets))
         spent = [s.id for s in standing.values() if s.status in ENDED]
         stuck = [s.id for s in standing.values() if _is_stuck(s, now_us)]
-        lacking = [t for t in tickets.values() if t.id not in standing or t.id in spent]
-        await self._dispatch.forget(spent)
+        old = {*spent, *(s.id for s in standing.values() if _moved_up(s, tickets[s.id]))}
+        lacking = [t for t in tickets.values() if t.id not in standing or t.id in old]
+        await self._dispatch.forget(list(old))
         await self._dispatch.put_back(stuck)
         await self._dispatch.hand_in(lacking)
         if stuck:
             _log.warning("tickets_put_back", extra={"count": len(stuck)})
-        queued = (t.id for t in standing.values() if t.status in WAITING)
-        self._seen_s.update(dict.fromkeys(queued, monotonic_s))
+        self._seen |= {
+            one.id: (monotonic_s, one.priority)
+            for one in standing.values()
+            if one.status in WAITING and one.id not in old
+        }
+
+    def _was_seen(self, ticket: Ticket) -> bool:
+        """A while ago, in a place that it may still have."""
+        seen = self._seen.get(ticket.id)
+        return seen is not None and not _is_farther_back(seen[1], ticket)
 
     async def _tidy(self) -> None:
         """Void the tickets of runs that are over, forget those that ended a while ago."""
@@ -145,6 +159,15 @@ def _changes(tx: Tx) -> _Changes:
         resumable=tx.one("resumable_tasks", now_us=tx.now_us, limit=1) is not None,
         held=tx.one("any_held") is not None,
     )
+
+
+def _moved_up(standing: Standing, ticket: Ticket) -> bool:
+    return standing.status in WAITING and _is_farther_back(standing.priority, ticket)
+
+
+def _is_farther_back(priority: int, ticket: Ticket) -> bool:
+    """The task has moved up a row since: whoever was in front was cancelled, say."""
+    return priority - ticket.priority >= ROW_S
 
 
 def _is_stuck(ticket: Standing, now_us: int) -> bool:

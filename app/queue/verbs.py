@@ -5,28 +5,19 @@
 A task's row and the event that tells of its change are written together.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import orjson
 
 from app.domain.errors import BudgetExhausted, NotFound, StaleLease, TaskFinished
 from app.domain.task import (
-    Alternative,
-    Bound,
-    BudgetPolicy,
     Claim,
-    Complexity,
     Conclusion,
     Outcome,
-    Routing,
-    Signal,
     Subject,
     TaskError,
     TaskSpec,
     TaskStatus,
-    Urgency,
 )
 from app.journal.events import (
     CancelRequested,
@@ -40,6 +31,7 @@ from app.journal.journal import append
 from app.queue import leases
 from app.queue.caps import NO_CAPS, Caps, Room, in_force
 from app.queue.rows import make_way, move_up
+from app.queue.spec import UNREADABLE, spec_of
 from app.store.port import Row, Tx
 
 _US_PER_S = 1_000_000
@@ -108,7 +100,8 @@ def claim_some(tx: Tx, worker: str, limit: int, caps: Caps = NO_CAPS) -> tuple[l
         more = len(rows) == limit
     rows.sort(key=lambda row: (row["rank_us"], row["id"]))
     move_up(tx, rows)
-    return [_claimed(tx, worker, row) for row in rows], more or due == SCAN_LIMIT
+    claims = [_claimed_or_ended(tx, worker, row) for row in rows]
+    return [claim for claim in claims if claim is not None], more or due == SCAN_LIMIT
 
 
 def claim_one(
@@ -163,6 +156,21 @@ def _within(tx: Tx, worker: str, limit: int, room: Room) -> tuple[list[Row], boo
         if not found:
             return rows, False
     return rows, True
+
+
+def _claimed_or_ended(tx: Tx, worker: str, row: Row) -> Claim | None:
+    """None for a row that another version wrote: its task ends, and keeps nobody waiting. It can be retried by that one."""
+    try:
+        spec_of(row["spec"])
+    except UNREADABLE as error:
+        subject = _subject_of(row)
+        append(tx, subject, TaskClaimed(worker=worker, waited_s=0.0))
+        message = f"This version cannot read the task as it was accepted: {type(error).__name__}."
+        finish(
+            tx, subject, Conclusion(Outcome.INTERNAL_ERROR, error=TaskError("unreadable", message))
+        )
+        return None
+    return _claimed(tx, worker, row)
 
 
 def _claimed(tx: Tx, worker: str, row: Row) -> Claim:
@@ -347,7 +355,7 @@ DEADLINE_PASSED = Conclusion(
 def claim_of(row: Row) -> Claim:
     """A claim from a task's row."""
     return Claim(
-        Subject(row["id"], row["session_id"], row["owner"], row["run_count"]),
+        _subject_of(row),
         spec_of(row["spec"]),
         row["priority"],
         row["created_at_us"],
@@ -357,30 +365,5 @@ def claim_of(row: Row) -> Claim:
     )
 
 
-def spec_of(text: str) -> TaskSpec:
-    """The submission from its JSON; fields this version does not know are ignored."""
-    data = {k: v for k, v in orjson.loads(text).items() if k in _SPEC_FIELDS}
-    data["complexity"] = Complexity(data["complexity"])
-    data["tools"] = tuple(data["tools"])
-    data["on_budget"] = BudgetPolicy(data.get("on_budget", BudgetPolicy.FAIL))
-    data["bound"] = Bound(data.get("bound", Bound.PROVED))
-    data["urgency"] = Urgency(data.get("urgency", Urgency.NORMAL))
-    data["fallback"] = tuple(data.get("fallback", ()))
-    data["ancestors"] = tuple(data.get("ancestors", ()))
-    if data.get("routing") is not None:
-        data["routing"] = _routing_of(data["routing"])
-    return TaskSpec(**data)
-
-
-def _routing_of(data: dict[str, Any]) -> Routing:
-    return Routing(
-        data["score"],
-        tuple(Signal(**signal) for signal in data["signals"]),
-        tuple(
-            Alternative(**{**other, "complexity": Complexity(other["complexity"])})
-            for other in data["alternatives"]
-        ),
-    )
-
-
-_SPEC_FIELDS = frozenset(field.name for field in dataclasses.fields(TaskSpec))
+def _subject_of(row: Row) -> Subject:
+    return Subject(row["id"], row["session_id"], row["owner"], row["run_count"])

@@ -73,7 +73,7 @@ class Housekeeper:
         """Answers of idempotency keys that do not count any more hold prompts: they go, a few at a time."""
 
         async def once() -> bool:
-            while await self._store.write(forget) == FORGET_LIMIT:
+            while await self._store.write(forget) >= FORGET_LIMIT:
                 await self._clock.sleep(PAUSE_S)
             return True
 

@@ -9,6 +9,7 @@ from app.agent.job import History, Job
 from app.agent.loop import AgentLoop
 from app.agent.replay import rebuild
 from app.agent.transcript import Transcript
+from app.budget.accounts import open_blocked
 from app.budget.scopes import Payer
 from app.budget.turns import Turns
 from app.domain.clock import US_PER_S, Clock
@@ -340,7 +341,11 @@ class WorkerPool:
         )
 
     async def _pause(self, claim: Claim, cause: BudgetExhausted) -> None:
-        await self._let_go(claim, "budget", lambda tx: verbs.pause(tx, claim.subject, cause))
+        def leave(tx: Tx) -> bool:
+            open_blocked(tx, cause, claim.subject.owner)
+            return verbs.pause(tx, claim.subject, cause)
+
+        await self._let_go(claim, "budget", leave)
 
     async def _let_go(self, claim: Claim, reason: str, leave: Callable[[Tx], bool]) -> None:
         """End the run but not the task; a cancel that came meanwhile is carried out instead."""

@@ -22,6 +22,7 @@ ON_EVERY_STORE = {
     "test_retry",
     "test_retry_keys",
     "test_sessions",
+    "test_strange_cursors",
     "test_subtasks",
 }
 

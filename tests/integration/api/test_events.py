@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app.domain.clock import US_PER_S, SystemClock, rfc3339
 from app.domain.task import Subject
 from app.journal.events import EVENTS
 from app.journal.feed import Feed
@@ -202,6 +203,24 @@ class TestStream:
             await stream.rest()
         assert (await bursar.client.get(task["links"]["self"])).json()["status"] == "queued"
 
+    async def test_it_ends_also_when_the_budget_was_set_after_the_end(
+        self, bursar: Running
+    ) -> None:
+        """Sub-tasks draw on the budget of a task that has ended: setting it is an event, and no new life."""
+        later = rfc3339(SystemClock().now_us() + 3_600 * US_PER_S)
+        parent = await bursar.submit(run_at=later)
+        await bursar.submit(run_at=later, parent_id=parent["id"])
+        await bursar.client.post(f"/tasks/{parent['id']}/cancel")
+        put = await bursar.client.put(f"/tasks/{parent['id']}/budget", json={"budget_usd": 2})
+        assert put.status_code == 200
+        kinds = [event["type"] for event in await bursar.events(parent["id"])]
+        assert kinds[-2:] == ["task_finished", "task_budget_set"]
+        async with bursar.stream(parent["links"]["events"]) as stream:
+            assert [event["event"] for event in await stream.rest()] == kinds
+        seen = str(len(kinds) - 1)  # the end was seen, what came after it was not
+        async with bursar.stream(parent["links"]["events"], last_event_id=seen) as stream:
+            assert [event["event"] for event in await stream.rest()] == kinds[-1:]
+
     async def test_clients_are_counted(self, bursar: Running) -> None:
         """The gauge knows who watches, and forgets who hung up."""
         bursar.script(HANG)
@@ -220,9 +239,15 @@ class _Impatient(Feed):
         self._inner = inner
 
     def follow(
-        self, store: Store, subject: Subject, *, after: int = 0, idle_s: float = 15.0
+        self,
+        store: Store,
+        subject: Subject,
+        *,
+        after: int = 0,
+        idle_s: float = 15.0,
+        ended: bool = False,
     ) -> AsyncIterator[list[Recorded]]:
-        return self._inner.follow(store, subject, after=after, idle_s=0.01)
+        return self._inner.follow(store, subject, after=after, idle_s=0.01, ended=ended)
 
     def stop(self) -> None:
         self._inner.stop()

@@ -206,3 +206,18 @@ async def test_settled_where_it_was_reserved(start: Start, kind: str, ends_us: i
         assert [line["entry"] for line in ledger] == ["reservation", "settlement"]
         assert ledger[0]["scopes"] == ledger[1]["scopes"]
         assert ledger[0]["at"] < rfc3339(ends_us) < ledger[1]["at"]
+
+
+async def test_a_raised_budget_resumes_in_a_day_that_nobody_has_used(start: Start) -> None:
+    """A key was stopped with a budget of nothing, then a day began: what paused in it goes on once it is raised."""
+    async with start(START_US) as (bursar, clock):
+        key_id, text = await made_key(bursar, "a", day_nano=AMPLE)
+        come_as(bursar, text)
+        tomorrow = rfc3339(MIDNIGHT_US + US_PER_S)
+        task_id = (await bursar.submit(WORK, run_at=tomorrow, **PAUSING))["id"]
+        await limited(bursar, key_id, day_nano=0)
+        clock._now_us = MIDNIGHT_US + 2 * US_PER_S
+        assert (await _stands(bursar, task_id, 1))["status"] == "paused"
+        await limited(bursar, key_id, day_nano=AMPLE)
+        clock.move(1)
+        assert (await bursar.finished(task_id))["outcome"] == "answered"

@@ -5,7 +5,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from app.queue import leases
 from app.queue.dispatch import Dispatch
+from app.store.postgres import PostgresStore
+from tests.support.office import Office
 
 MakeDispatch = Callable[..., Awaitable[Dispatch]]
 
@@ -22,3 +25,14 @@ async def make_dispatch(replica_url: str) -> AsyncIterator[MakeDispatch]:
             return dispatch
 
         yield make
+
+
+@pytest.fixture
+async def office(replica_url: str) -> AsyncIterator[Office]:
+    """An empty database."""
+    store, dispatch = PostgresStore(replica_url), Dispatch(replica_url, executor="here", slots=0)
+    await dispatch.open()
+    await store.write(lambda tx: leases.take(tx, "w", slots=4, lease_s=600))
+    yield Office(replica_url, store, dispatch)
+    await dispatch.close()
+    await store.close()

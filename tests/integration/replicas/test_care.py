@@ -1,9 +1,8 @@
 """What falls between the task table and the dispatcher: tickets that are lost, stuck, spent or left over."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from app.domain.clock import SystemClock
 from app.domain.lease import Lease
 from app.domain.task import Claim, Conclusion, Outcome
-from app.journal.feed import Feed
 from app.queue import leases, verbs
 from app.queue.caps import NO_CAPS
 from app.queue.dispatch import Dispatch, Standing, Ticket
@@ -22,92 +20,11 @@ from app.store.port import Operation, Store, T
 from app.store.postgres import PostgresStore
 from app.worker.recovery import rescue_all
 from tests.support.loglines import LineChecker
+from tests.support.office import Office, until
 from tests.support.seeding import accepted, row_of
 
 _CLOCK = SystemClock()
 _FAR_S = 1e9
-
-
-@dataclass
-class Office:
-    """The store, a dispatcher that does not listen, and the database behind both."""
-
-    url: str
-    store: PostgresStore
-    dispatch: Dispatch
-
-    @property
-    def sweep(self) -> Sweep:
-        """One that remembers nothing."""
-        return Sweep(self.store, self.dispatch, NO_CAPS)
-
-    def queue(self, executor: str) -> DistributedQueue:
-        """The queue of a process that takes tasks."""
-        queue = DistributedQueue(
-            self.store,
-            _CLOCK,
-            Dispatch(self.url, executor=executor, slots=4),
-            Bounds(99, 99),
-            Lease("w"),
-        )
-        self.store.listener = Feed(queue.on_event).publish
-        return queue
-
-    async def stands(self, ticket: str, status: str) -> bool:
-        """Whether the ticket stands there."""
-        return await self.status(ticket) == status
-
-    async def status(self, ticket: str) -> str | None:
-        """Where the ticket stands."""
-        standing = (await self.dispatch.standing([ticket])).get(ticket)
-        return standing.status if standing else None
-
-    def look(self, statement: str) -> list[tuple[Any, ...]]:
-        """What the database says, read past everybody."""
-        with psycopg.connect(self.url) as connection:
-            return connection.execute(statement.encode()).fetchall()
-
-    def ago(self, column: str, ticket: str, seconds: int) -> None:
-        """Pretend that it happened so long ago."""
-        with psycopg.connect(self.url) as connection:
-            connection.execute(
-                f"UPDATE dbos.workflow_status SET {column} = {column} - {seconds * 1_000}"  # noqa: S608
-                f" WHERE workflow_uuid = '{ticket}'".encode()
-            )
-
-    async def held_by_a_dead_executor(self, ticket: Ticket) -> None:
-        """The ticket was taken by a process that is gone."""
-        await self.dispatch.hand_in([ticket])
-        taken = asyncio.Event()
-
-        async def never(_task_id: str, _run: int) -> None:
-            taken.set()
-            await asyncio.Event().wait()
-
-        dead = Dispatch(self.url, executor="dead", slots=4)
-        await dead.open()
-        await dead.listen(never)
-        async with asyncio.timeout(60):
-            await taken.wait()
-        await dead.close()
-        assert await self.status(ticket.id) == HELD
-
-
-@pytest.fixture
-async def office(replica_url: str) -> AsyncIterator[Office]:
-    """An empty database."""
-    store, dispatch = PostgresStore(replica_url), Dispatch(replica_url, executor="here", slots=0)
-    await dispatch.open()
-    await store.write(lambda tx: leases.take(tx, "w", slots=4, lease_s=600))
-    yield Office(replica_url, store, dispatch)
-    await dispatch.close()
-    await store.close()
-
-
-async def _until(found: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
-        while not await found():
-            await _CLOCK.sleep(0.05)
 
 
 async def test_a_task_without_a_ticket_gets_one(office):
@@ -206,7 +123,7 @@ async def test_two_sweeps_that_see_the_same_stuck_ticket_run_its_task_once(offic
         await sweeps[1]
         assert first.stuck == second.stuck == ["a"]
         again = asyncio.create_task(queue.next())
-        await _until(lambda: office.stands("a", "SUCCESS"))
+        await until(lambda: office.stands("a", "SUCCESS"))
         assert not again.done()
         assert office.look("SELECT DISTINCT queue_name FROM dbos.workflow_status") == [(QUEUE,)]
     row = await row_of(office.store, "a")
@@ -240,7 +157,7 @@ async def test_stopping_hands_over_what_arrived_and_was_not_claimed(office):
     await queue.start()
     await accepted(office.store, "a")
 
-    await _until(lambda: office.stands("a", HELD))  # nobody asks for a claim: no slot is free
+    await until(lambda: office.stands("a", HELD))  # nobody asks for a claim: no slot is free
     await queue.stop()
     await queue.close()
     assert (await row_of(office.store, "a"))["status"] == "queued"
@@ -325,7 +242,7 @@ async def stopping(office: Office) -> AsyncIterator[Stopping]:
     async def claimed() -> bool:
         return {"claim-a", "queue-care"} <= store.unanswered
 
-    await _until(claimed)
+    await until(claimed)
     yield Stopping(store, queue, slot)
     slot.cancel()
 
@@ -338,7 +255,7 @@ async def test_a_stop_does_not_wait_for_a_claim_without_an_answer(
         await stopping.queue.stop()
         assert await stopping.slot is None
         stopping.store.speaks.set()
-        await _until(lambda: _is(office, "running"))
+        await until(lambda: _is(office, "running"))
         await stopping.queue.close()
     await office.store.write(lambda tx: leases.leave(tx, "w"))
     assert await rescue_all(office.store, "lease_expired", 5) == 1

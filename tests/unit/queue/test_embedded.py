@@ -47,6 +47,18 @@ async def test_waits_for_work_and_wakes_for_it(office):
     assert (await row_of(office.store, "a"))["lease_owner"] == "w"
 
 
+async def test_a_row_that_cannot_be_read_keeps_nobody_waiting(office):
+    """A version that came later accepted it: it ends with a reason, may be retried, and the next one's turn comes."""
+    await accepted(office.store, "a", urgency="someday")
+    await accepted(office.store, "b")
+    await office.queue.start()
+    assert await taken(office, 1) == ["b"]
+    row = await row_of(office.store, "a")
+    assert (row["status"], row["outcome"]) == ("failed", "internal_error")
+    assert "unreadable" in row["error_json"]
+    assert office.queue.depth == 0
+
+
 async def test_claims_only_what_free_workers_can_take(office):
     """With two free workers two tasks are claimed; the others stay in the queue, for whoever comes."""
     for number in range(10):

@@ -22,6 +22,7 @@ from app.domain.task import (
 from app.journal.events import TaskFinished as Finished
 from app.journal.journal import read_all
 from app.queue import verbs
+from app.queue.spec import spec_of
 from app.store.port import Tx
 from tests.support.seeding import accepted, claim_now, claimed, row_of, scopes_of, spec
 from tests.unit.queue.walking import open_walk
@@ -51,7 +52,7 @@ def test_a_spec_survives_its_row():
         max_tokens_explicit=True,
     )
     data = orjson.loads(orjson.dumps(asked))
-    assert verbs.spec_of(orjson.dumps({**data, "colour": "red"}).decode()) == asked
+    assert spec_of(orjson.dumps({**data, "colour": "red"}).decode()) == asked
 
 
 async def test_claims_go_by_priority_then_age(office):

@@ -17,7 +17,7 @@ from app.queue import verbs
 from app.queue.answers import FORGET_LIMIT, KEPT_S, forget
 from app.store.port import Tx
 from app.store.sqlite import SqliteStore
-from app.worker.housekeeper import SWEEP_INTERVAL_S, Housekeeper
+from app.worker.housekeeper import PAUSE_S, SWEEP_INTERVAL_S, Housekeeper
 from tests.support.clock import FakeClock, yielded
 from tests.support.failing_store import FailingStore
 from tests.support.loglines import LineChecker
@@ -189,3 +189,32 @@ async def test_without_retention_all_is_kept(
     store.error, store.reads = StoreFull("full"), True
     await log.tries_become(1)
     await yielded(20)
+
+
+async def test_old_answers_go_however_many_were_stored_in_one_commit(store: FailingStore) -> None:
+    """A commit's answers have one instant: a write that forgets more than its number is not the last one."""
+    answer = {"digest": "d", "status": 202, "headers": "{}", "body": "{}", "expired_us": 0}
+    count = 4 * FORGET_LIMIT
+
+    def remember(tx: Tx) -> None:
+        for number in range(count):
+            tx.run(
+                "remember_answer",
+                owner="o",
+                key=f"k{number:04}",
+                task_id=f"t{number}",
+                now_us=tx.now_us + number // 3 * US_PER_S - KEPT_S * US_PER_S,
+                **answer,
+            )
+
+    await store.write(remember)
+    clock = Paced()
+    keeper = Housekeeper(store, clock, Log().empty)
+    keeper.start()
+    await clock.slept_become(1)
+    inner: Any = store._inner
+    inner._clock.move(count)
+    clock.go_on.set()
+    await clock.slept_become(5)
+    await keeper.stop()
+    assert clock.slept[:5] == [SWEEP_INTERVAL_S, PAUSE_S, PAUSE_S, PAUSE_S, SWEEP_INTERVAL_S]
