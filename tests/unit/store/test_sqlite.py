@@ -112,6 +112,16 @@ async def test_commits_are_written_through(store):
     assert (row[0], mode[0]) == (2, "wal")
 
 
+async def test_a_closed_store_lets_go_of_its_files(tmp_path):
+    """Also when its last statement was half read as the disk was full: the last one out takes the log with it."""
+    store = SqliteStore(tmp_path, FakeClock())
+    log = tmp_path / f"{DATABASE_NAME}-wal"
+    store._cursor.execute("SELECT 1 UNION SELECT 2").fetchone()
+    assert log.exists()
+    await store.close()
+    assert not log.exists()
+
+
 async def test_second_store_in_one_process_is_refused(store, folder):
     """The folder has one owner; it is free again once the store is closed."""
     with pytest.raises(StoreInUse, match="in use by another process"):
