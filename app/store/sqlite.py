@@ -104,7 +104,8 @@ class SqliteStore:
             await self._flusher
         self._writer.shutdown()
         self._readers.shutdown()
-        self._cursor.close()  # a statement in its hands would keep the file open
+        with suppress(sqlite3.ProgrammingError):  # it is closed already
+            self._cursor.close()  # a statement in its hands would keep the file open
         for connection in (*self._reader_connections, self._connection):
             connection.close()
         if self._lock is not None:
