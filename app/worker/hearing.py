@@ -58,6 +58,7 @@ class Hearing:
         self._all_at_s = clock.monotonic_s() + poll_s
         self._woken = asyncio.Event()
         self._attending: asyncio.Task[None] | None = None
+        self._stopping = False
 
     def heard(self, text: str | None) -> None:
         """A hint as it came; None: some may have been missed."""
@@ -74,6 +75,7 @@ class Hearing:
 
     async def stop(self) -> None:
         """Attend to nothing more."""
+        self._stopping = True
         if self._attending is not None:
             self._attending.cancel()
             await asyncio.wait({self._attending})
@@ -88,7 +90,7 @@ class Hearing:
         self._woken.set()
 
     async def _attend(self) -> None:
-        while True:
+        while not self._stopping:  # Python 3.11's `wait_for` can swallow the cancel
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._woken.wait(), self._poll_s)
             if self._clock.monotonic_s() >= self._all_at_s:

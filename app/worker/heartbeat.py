@@ -49,6 +49,7 @@ class Heartbeat:
         self._alone = alone
         self._on_lost = on_lost
         self._beating: asyncio.Task[None] | None = None
+        self._stopping = False
 
     async def start(self) -> None:
         """Take the lease, and keep it from now on.
@@ -63,6 +64,7 @@ class Heartbeat:
         """Leave: what is still held may be taken over at once."""
         if self._beating is None:
             return
+        self._stopping = True
         self._beating.cancel()
         await asyncio.wait({self._beating})
         worker = self._lease.worker
@@ -132,7 +134,7 @@ class Heartbeat:
 
     async def _beat_on(self) -> None:
         pause_s = self._heartbeat_s
-        while True:
+        while not self._stopping:  # Python 3.11's `wait_for` can swallow the cancel
             await self._lease.wanted(pause_s)
             try:
                 await self.beat()

@@ -14,6 +14,7 @@ from app.replica import open_shared
 from app.store.postgres import PostgresStore
 from app.store.postgres_listener import Listener
 from app.worker.hearing import Hearing
+from tests.support.clock import yielded
 from tests.support.loglines import LineChecker
 from tests.support.postgres import Server
 from tests.support.seeding import accepted
@@ -133,6 +134,18 @@ async def test_steady_hints_do_not_keep_it_from_looking_at_everything():
             hearing.heard("other t1")
             everything += await runs.asked.get() == ANYTHING
     await hearing.stop()
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_stop_comes_right_after_a_hint(turns: int) -> None:
+    """However few turns of the loop lie between them, it ends: `wait_for` of Python 3.11 can swallow the cancel."""
+    hearing = Hearing("me", Follower(), Runs(), Turns(), _CLOCK, poll_s=60)
+    hearing.start()
+    await yielded(5)
+    hearing.heard("other t1")
+    await yielded(turns)
+    async with asyncio.timeout(20):
+        await hearing.stop()
 
 
 class Failing(Runs):
