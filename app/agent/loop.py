@@ -1,10 +1,7 @@
 """The agent loop: ask the model, run its tools, ask again, until a verdict ends the task."""
 
-import asyncio
-from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from app.agent.caching import NO_CACHING, Caching
 from app.agent.classify import Classifier, due
@@ -43,7 +40,7 @@ from app.store.port import Store, Tx
 from app.tools.port import ToolResult
 from app.tools.registry import ToolRegistry
 from app.tools.rest import HINT_BYTES, READ_RESULT
-from app.tools.run import ToolLimits, run_tool
+from app.tools.run import ToolLimits, run_tool, side_by_side
 from app.tools.text import RESULT_LIMIT_MIN_BYTES
 
 
@@ -301,7 +298,7 @@ class AgentLoop:
         if len(answering) == 1:  # mostly: it needs no task of its own
             results = [await answering[0]]
         else:
-            results = await _side_by_side(answering)
+            results = await side_by_side(answering)
         for use, result in zip(pending, results, strict=True):
             job.transcript.tool_answered(use.id, result.content, is_error=result.is_error)
 
@@ -354,6 +351,7 @@ class AgentLoop:
         limit_s = max(min(self._tool_limits.timeout_limit_s, left_s), 0.001)
         return await run_tool(
             self._tools,
+            key=f"{job.claim.subject.task_id}/{job.transcript.step}/{use.id}",
             name=use.name,
             arguments=use.input,
             allowed=job.claim.spec.tools,
@@ -365,17 +363,6 @@ class AgentLoop:
             ),
             clock=self._clock,
         )
-
-
-async def _side_by_side(answering: "list[Coroutine[Any, Any, ToolResult]]") -> list[ToolResult]:
-    """All the results; when one cannot be had, the others are told to stop."""
-    tasks = [asyncio.ensure_future(one) for one in answering]
-    try:
-        return await asyncio.gather(*tasks)
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        raise
 
 
 def _out_of_steps(job: Job) -> Conclusion:

@@ -3,7 +3,9 @@
 import inspect
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from enum import StrEnum
 from functools import partial
@@ -65,6 +67,28 @@ class ToolResult:
     def is_error(self) -> bool:
         """The `is_error` of the `tool_result` block."""
         return self.outcome.is_error
+
+
+_CALL_KEY: ContextVar[str] = ContextVar("call_key", default="")
+
+
+def call_key() -> str:
+    """For a tool's function: which call of the model it answers, as `task_…/step/toolu_…`; empty outside of one.
+
+    The same whenever that call runs again after a crash. Whoever acts on something passes it on as the
+    idempotency key, and may then declare the tool `idempotent`.
+    """
+    return _CALL_KEY.get()
+
+
+@contextmanager
+def called_as(key: str) -> Iterator[None]:
+    """What is begun in the block answers that call."""
+    token = _CALL_KEY.set(key)
+    try:
+        yield
+    finally:
+        _CALL_KEY.reset(token)
 
 
 @record(frozen=True, slots=True, kw_only=True)

@@ -3,13 +3,14 @@
 import asyncio
 import inspect
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Coroutine, Sequence
 from dataclasses import replace
+from typing import Any
 
 from app.domain.clock import Clock
 from app.domain.record import record
 from app.tools.errors import InvalidArgumentsError, NoFreeThreadError, ToolError
-from app.tools.port import JsonObject, Tool, ToolOutcome, ToolResult
+from app.tools.port import JsonObject, Tool, ToolOutcome, ToolResult, called_as
 from app.tools.registry import ToolRegistry
 from app.tools.text import RESULT_LIMIT_MIN_BYTES, one_line, render
 
@@ -56,8 +57,11 @@ async def run_tool(
     allowed: Collection[str],
     limits: ToolLimits,
     clock: Clock,
+    key: str = "",
 ) -> ToolResult:
     """Answer the model's call `name(arguments)`, of which only the names in `allowed` may run.
+
+    `key` is what the tool's function finds as `call_key()`: the same whenever this call runs again.
 
     Every failure of a tool is a result. A tool that does not stop at its deadline, or that the
     caller's cancellation finds running, is left behind.
@@ -66,8 +70,20 @@ async def run_tool(
         asyncio.CancelledError: the caller was cancelled.
     """
     started_s = clock.monotonic_s()
-    result = await _answer(registry, name, arguments, allowed, limits, started_s)
+    with called_as(key):
+        result = await _answer(registry, name, arguments, allowed, limits, started_s)
     return replace(result, duration_s=max(0.0, clock.monotonic_s() - started_s))
+
+
+async def side_by_side(answering: Sequence[Coroutine[Any, Any, ToolResult]]) -> list[ToolResult]:
+    """All the results; when one cannot be had, the others are told to stop."""
+    tasks = [asyncio.ensure_future(one) for one in answering]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
 
 
 async def _answer(

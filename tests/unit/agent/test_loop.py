@@ -303,6 +303,8 @@ async def test_interrupted_tools_are_told_as_interrupted(open_studio):
         assert "is_error" not in b
         assert b["content"] == "ran None"
         assert c["content"] == "ran 3"
+        assert studio.safe.keys == [f"{claim.subject.task_id}/1/b"] * 2, "its idempotency key"
+        assert studio.probe.keys == [f"{claim.subject.task_id}/1/{name}" for name in "ac"]
 
 
 async def test_a_run_that_lost_its_task_writes_nothing_more(open_studio):
