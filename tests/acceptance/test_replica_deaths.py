@@ -18,7 +18,15 @@ import pytest
 
 from app.domain.clock import US_PER_S, SystemClock
 from tests.acceptance.books import Books, check_all, read_books
-from tests.acceptance.client import all_ended, bill_of, requests_of, set_faults, submit
+from tests.acceptance.client import (
+    all_ended,
+    bill_of,
+    ended,
+    events_of,
+    requests_of,
+    set_faults,
+    submit,
+)
 from tests.acceptance.several import POSTERS, Clients
 from tests.acceptance.tickets import executors
 from tests.support.fleet import Fleet, Replica, fleet
@@ -40,6 +48,7 @@ SHORT_LEASE = {"BURSAR_LEASE_S": "6", "BURSAR_HEARTBEAT_S": "1.5"}
 """Long enough for a busy machine; nobody who lives may lose it."""
 _LONG_LEASE = {"BURSAR_LEASE_S": "600", "BURSAR_HEARTBEAT_S": "300", "BURSAR_WORKERS": "4"}
 """No heartbeat and no free slot tells it that it has lost the lease: nothing but its writes can."""
+_TIGHT_ENDS = {"answered", "budget_exhausted", "truncated"}
 _API_DIES_EVERY = 10
 """So many deaths of workers to one of an API."""
 ROOMY = {"BURSAR_SESSION_BUDGET_USD": "500", "BURSAR_WORKERS": "8", "BURSAR_RUN_LIMIT": "50"}
@@ -71,16 +80,35 @@ async def _posting(*apis: Replica, posters: int = POSTERS) -> AsyncIterator[Clie
 
 
 async def _books(
-    replicas: Fleet, url: str, upstream: httpx.AsyncClient, accepted: set[str]
+    replicas: Fleet,
+    url: str,
+    upstream: httpx.AsyncClient,
+    accepted: set[str],
+    *,
+    tight: frozenset[str] = frozenset(),
 ) -> Books:
-    """Everybody is stopped in good order; then everything must add up."""
+    """Everybody is stopped in good order; then everything must add up. Of the `tight` ones money ended some."""
     for replica in replicas.all:
         if replica.child.running:
             assert (await replicas.stop(replica)).code == 0
     books = read_books(url, await bill_of(upstream))
     check_all(books, accepted)
-    assert {task["outcome"] for task in books.tasks.values()} == {"answered"}
+    ends = {task_id: task["outcome"] for task_id, task in books.tasks.items()}
+    assert {ends[task_id] for task_id in ends.keys() - tight} == {"answered"}
+    assert {ends[task_id] for task_id in tight} <= _TIGHT_ENDS
+    assert not tight or "budget_exhausted" in ends.values(), "the money was enough for all of them"
     return books
+
+
+async def _tight(client: httpx.AsyncClient) -> frozenset[str]:
+    """Twenty tasks of a session whose budget pays for a few of them."""
+    asked = {**_BODIES[1], "session_id": "tight", "max_tokens": 500}
+    first = await ended(client, await submit(client, asked))
+    begun = [e for e in await events_of(client, first["id"]) if e["type"] == "attempt_started"]
+    budget_usd = round(4 * first["cost_usd"] + begun[-1]["data"]["reserved_usd"], 6)
+    put = await client.put("/sessions/tight/budget", json={"budget_usd": budget_usd})
+    assert put.status_code == 200, put.text
+    return frozenset([first["id"], *[await submit(client, asked) for _ in range(20)]])
 
 
 async def _kill_again_and_again(
@@ -160,6 +188,7 @@ async def test_two_of_three_workers_are_killed(
     """kill -9 while they work: the third goes on with what they ran, from the last step, after lease and a moment.
 
     One of them took tasks in, too, and dies before it has handed in the tickets of the last ones: others do.
+    Half of the tasks share a budget that cannot pay for all of them: whoever dies, its bill stays within.
     """
     env = {**ROOMY, **SHORT_LEASE}
     async with fleet(tmp_path, replica_url, str(upstream.base_url), **env) as replicas:
@@ -167,14 +196,15 @@ async def test_two_of_three_workers_are_killed(
             replicas.start("api"), replicas.start("serve"), replicas.workers(2)
         )
         async with replicas.client(api) as client, replicas.client(both) as other:
-            ids = {await submit(client, _BODIES[number % 2]) for number in range(40)}
+            tight = await _tight(client)
+            ids = {*tight} | {await submit(client, _BODIES[0]) for _ in range(20)}
             deaths_us = await _killed_at_work(worker)
             with _no_ticket_passes(replica_url) as tickets:
                 lost = {await submit(other, _BODIES[0]) for _ in range(3)}
                 deaths_us |= await _killed_at_work(both)
                 assert not lost & tickets()
             await all_ended(client, ids | lost)
-        books = await _books(replicas, replica_url, upstream, ids | lost)
+        books = await _books(replicas, replica_url, upstream, ids | lost, tight=tight)
     takeovers_s = _takeovers_s(books, deaths_us)
     assert takeovers_s, "no kill struck a running task"
     assert _percentile(takeovers_s, 50) < 20

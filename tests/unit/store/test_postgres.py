@@ -45,6 +45,13 @@ class TestSchema:
         found = rows(empty_url, "SELECT version FROM schema_migrations ORDER BY version")
         assert [version for (version,) in found] == [v for v, _, _ in load_migrations()]
 
+    def test_a_commit_is_on_the_disk(self, database_url: str) -> None:
+        """Also where the database or its user is told to be quick about it."""
+        quick = f"{database_url}?options=-c%20synchronous_commit%3Doff"
+        assert rows(quick, "SHOW synchronous_commit") == [("off",)]
+        with closing(Link(quick)) as link:
+            assert link.simple("SHOW synchronous_commit").get_value(0, 0) == b"on"
+
     def test_text_is_ordered_by_its_bytes(self, database_url: str) -> None:
         """Whatever the database's own order is: pages and keys must not depend on it."""
         other = rows(
