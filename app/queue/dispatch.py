@@ -97,6 +97,8 @@ class Dispatch:
             pool_pre_ping=True,
             connect_args={"connect_timeout": 5, "application_name": "bursar-dispatch"},
         )
+        sa.event.listen(self._engine, "checkin", self._returned)
+        self._closed = False
         self._client: DBOSClient | None = None
         self._dbos: DBOS | None = None
         self._listening = False
@@ -268,7 +270,13 @@ class Dispatch:
                 with suppress(dbos_errors.DBOSNonExistentWorkflowError):
                     self._open_client.resume_workflows([one], queue_name=QUEUE)
 
+    def _returned(self, connection: Any, _record: object) -> None:
+        """A thread that was still at work when all was closed gives its connection back to nobody."""
+        if self._closed and connection is not None:
+            connection.close()
+
     def _close(self) -> None:
+        self._closed = True
         if self._client is not None:
             self._client.destroy()
         self._engine.dispose()

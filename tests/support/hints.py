@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import psycopg
 
 from app.store.postgres_listener import CHANNEL
+from app.store.postgres_schema import LOCK
 
 _SETUP = """
 CREATE SCHEMA hints;
@@ -17,6 +18,7 @@ BEGIN
     END IF;
 END $$;
 """
+_LAST = "nobody"
 
 
 class Hints:
@@ -36,8 +38,15 @@ class Hints:
         return [told.payload for told in self._connection.notifies(timeout=0)]
 
     def lose(self) -> None:
-        """From the next commit on nobody hears anything."""
-        self._connection.execute("INSERT INTO hints.lost VALUES (1)")
+        """Nobody hears anything any more, and what has been said before is forgotten."""
+        with self._connection.transaction():  # while nobody commits
+            self._connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})".encode())
+            self._connection.execute("INSERT INTO hints.lost VALUES (1)")
+        self._connection.execute(f"SELECT pg_catalog.pg_notify('{CHANNEL}', '{_LAST}')".encode())
+        for told in self._connection.notifies(timeout=60):
+            if told.payload == _LAST:
+                return
+        raise AssertionError("even the last word was lost")
 
     def close(self) -> None:
         """Hang up."""

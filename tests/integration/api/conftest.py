@@ -30,6 +30,8 @@ ON_EVERY_STORE = {
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Those modules' tests run once on each store, all others on the embedded one."""
     module = metafunc.module.__name__.rpartition(".")[2]
+    if metafunc.definition.get_closest_marker("before_the_store"):
+        return
     if "bursar" in metafunc.fixturenames and module in ON_EVERY_STORE:
         metafunc.parametrize("bursar", ADAPTERS, indirect=True)
 

@@ -66,6 +66,7 @@ class TestPages:
         assert asked["input_keys"] == ["text"]
         assert events[-1]["data"]["cost_usd"] == task["cost_usd"]
 
+    @pytest.mark.before_the_store
     @pytest.mark.parametrize(
         ("name", "value"),
         [

@@ -171,6 +171,7 @@ async def test_two_processes_over_one_store(bursar: Running) -> None:
     assert tasks(bursar) == 3
 
 
+@pytest.mark.before_the_store
 @pytest.mark.parametrize("key", ["", "k" * 256, "tab\there", "snowman-☃".encode(), b"\xe4"])
 async def test_what_is_no_key(bursar: Running, key: Any) -> None:
     """1 to 255 printable ASCII characters."""

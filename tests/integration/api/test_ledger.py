@@ -48,6 +48,7 @@ async def test_unknown(bursar: Running, path: str) -> None:
     assert (await bursar.client.get(path)).status_code == 404
 
 
+@pytest.mark.before_the_store
 @pytest.mark.parametrize("cursor", ["x", "W10", "bm90IGpzb24", "WzEsMiwzLDQsNV0"])
 async def test_a_bad_cursor(bursar: Running, cursor: str) -> None:
     """A cursor of nobody's making is a problem, not an error of ours."""

@@ -88,6 +88,7 @@ async def test_filters(tmp_path: Path) -> None:
         assert await found(session_id="a", status="queued") == [queued[1]["id"]]
 
 
+@pytest.mark.before_the_store
 @pytest.mark.parametrize(
     "cursor", ["", "x", "AAAA", "%00", "é", "MTIz", "LTEueA", "OTk5OTk5OTk5OTk5OTk5OTk5OTkueA"]
 )
@@ -97,6 +98,7 @@ async def test_bad_cursors(bursar: Running, cursor: str) -> None:
     assert (answer.status_code, answer.json()["type"]) == (400, "urn:bursar:problem:bad-request")
 
 
+@pytest.mark.before_the_store
 @pytest.mark.parametrize(
     ("name", "value"),
     [

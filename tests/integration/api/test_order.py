@@ -70,6 +70,7 @@ async def test_an_instant_that_is_past_is_now(bursar: Running, given: str, shown
     assert (task["status"], task["run_at"]) == ("succeeded", shown)
 
 
+@pytest.mark.before_the_store
 @pytest.mark.parametrize(
     "given",
     [

@@ -253,6 +253,7 @@ async def test_retries_of_a_question_start_anew(tmp_path: Path) -> None:
     assert attempts == [1, 2, 3, 4]
 
 
+@pytest.mark.before_the_store
 @pytest.mark.parametrize(
     "body",
     [

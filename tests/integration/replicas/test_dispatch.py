@@ -271,3 +271,24 @@ async def test_threads_are_bounded(make_dispatch):
     desk.let_go.set()
     assert threading.active_count() <= before + EXECUTOR_THREADS + 12
     assert dispatch._dbos._executor._max_workers == EXECUTOR_THREADS <= 32
+
+
+async def test_a_connection_that_comes_back_after_the_end_is_closed(replica_url):
+    """A thread of DBOS's, or a sweep that nobody waits for any more, may still be at work then."""
+    dispatch = Dispatch(replica_url, executor="late", slots=0)
+    await dispatch.open()
+    taken, go_on, used = threading.Event(), threading.Event(), list[Any]()
+
+    def work() -> None:
+        with dispatch._engine.connect() as connection:
+            used.append(connection.connection.dbapi_connection)
+            taken.set()
+            go_on.wait(20)
+
+    late = asyncio.create_task(dispatch._in_thread(work))
+    await asyncio.to_thread(taken.wait, 20)
+    await dispatch.close()
+    assert not used[0].closed
+    go_on.set()
+    await late
+    assert used[0].closed
