@@ -156,7 +156,7 @@ async def test_a_budget_for_fifty(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long)])
 async def test_every_trick_at_once(tmp_path: Path, seed: int) -> None:
     """Costs 100 times apart, usage at its bound or useless, answers lost: each is booked as what it is."""
     gate = Gate()

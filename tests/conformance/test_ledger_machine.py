@@ -364,8 +364,8 @@ class LedgerMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize(
     ("make_store", "histories", "steps"),
     [
-        pytest.param("sqlite", 80, 40, marks=pytest.mark.timeout(240)),
-        pytest.param("postgres", 15, 30, marks=pytest.mark.timeout(240)),
+        pytest.param("sqlite", 50, 40, marks=pytest.mark.timeout(240)),
+        pytest.param("postgres", 10, 30, marks=pytest.mark.timeout(240)),
         *(
             pytest.param(name, 1_500, 60, marks=[pytest.mark.long, pytest.mark.timeout(3_600)])
             for name in ADAPTERS
