@@ -135,7 +135,7 @@ def claim_one(
     up = move_up(tx, [taken])
     if moved is not None:
         moved.update(up)
-    return _claimed(tx, worker, taken)
+    return _claimed(tx, worker, taken, claim_of(taken))
 
 
 def _within(tx: Tx, worker: str, limit: int, room: Room) -> tuple[list[Row], bool]:
@@ -161,7 +161,7 @@ def _within(tx: Tx, worker: str, limit: int, room: Room) -> tuple[list[Row], boo
 def _claimed_or_ended(tx: Tx, worker: str, row: Row) -> Claim | None:
     """None for a row that another version wrote: its task ends, and keeps nobody waiting. It can be retried by that one."""
     try:
-        spec_of(row["spec"])
+        taken = claim_of(row)
     except UNREADABLE as error:
         subject = _subject_of(row)
         append(tx, subject, TaskClaimed(worker=worker, waited_s=0.0))
@@ -170,11 +170,10 @@ def _claimed_or_ended(tx: Tx, worker: str, row: Row) -> Claim | None:
             tx, subject, Conclusion(Outcome.INTERNAL_ERROR, error=TaskError("unreadable", message))
         )
         return None
-    return _claimed(tx, worker, row)
+    return _claimed(tx, worker, row, taken)
 
 
-def _claimed(tx: Tx, worker: str, row: Row) -> Claim:
-    taken = claim_of(row)
+def _claimed(tx: Tx, worker: str, row: Row, taken: Claim) -> Claim:
     waited_us = tx.now_us - max(row["available_at_us"], row["created_at_us"])
     waited_s = max(waited_us, 0) / _US_PER_S  # the clock may have been set back
     append(tx, taken.subject, TaskClaimed(worker=worker, waited_s=waited_s))
